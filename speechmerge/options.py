@@ -1,4 +1,4 @@
-"""Types of command line options that several verbs share."""
+"""Types of command line options that several verbs share, and what a verb records of its options."""
 import argparse
 
 import yaml
@@ -14,11 +14,18 @@ def boolean(text) -> bool:
 
 
 class CommaList(argparse.Action):
-    """Lists are given as `a b c` or `a,b,c`: use with nargs="+" (or "*"); `type` applies to each item."""
+    """Lists are given as `a b c` or `a,b,c`: use with nargs="+" (or "*"), without `type`; `item=float` converts the items."""
+
+    def __init__(self, *args, item=str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.item = item
 
     def __call__(self, parser, namespace, values, option_string=None):
-        items = [item for value in values for item in (value.split(",") if isinstance(value, str) else [value]) if item != ""]
-        setattr(namespace, self.dest, items)
+        words = [word for value in values for word in value.split(",") if word]
+        try:
+            setattr(namespace, self.dest, [self.item(word) for word in words])
+        except ValueError:
+            parser.error(f"argument {option_string}: expected {self.item.__name__} values, found {' '.join(words)!r}")
 
 
 def key_value(text: str) -> tuple[str, object]:
@@ -26,7 +33,19 @@ def key_value(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, found {text!r}")
+    return key.strip(), mapping_or_value(value)
+
+
+def mapping_or_value(text):
+    """A YAML value on the command line, `{k: 20}` or `0.3`; a mapping from a config file arrives here as JSON."""
+    if not isinstance(text, str):
+        return text
     try:
-        return key.strip(), yaml.safe_load(value)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: the value is not valid YAML ({error})") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def resolved(args) -> dict:
+    """The options as they were used, to be stored beside a result; what does not change a result is left out."""
+    return {key: value for key, value in sorted(vars(args).items()) if key not in ("config", "debug", "force")}

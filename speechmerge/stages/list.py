@@ -1,0 +1,39 @@
+"""speechmerge list methods | tasks | corpora | models | adapters: what is there, read from the code or from exp/."""
+import inspect
+
+HELP = "print the registered methods, tasks, corpora or model families, or the trained adapters"
+REGISTRIES = {"methods": "speechmerge.merge:METHODS", "tasks": "speechmerge.tasks:TASKS",
+              "corpora": "speechmerge.corpora:CORPORA", "models": "speechmerge.models:FAMILIES"}
+
+
+def add_arguments(parser):
+    parser.add_argument("what", choices=[*REGISTRIES, "adapters"], help="what to list")
+    parser.add_argument("--exp-dir", default="exp", help="where trained adapters are registered")
+
+
+def run(args):
+    if args.what == "adapters":
+        return print_adapters(args.exp_dir)
+    import importlib
+
+    module, name = REGISTRIES[args.what].split(":")
+    registry = getattr(importlib.import_module(module), name)
+    for entry_name in registry.names():
+        entry = registry.get(entry_name)
+        print(f"{entry_name:<22} {first_line(entry)}")
+        for parameter in getattr(entry, "parameters", ()):
+            print(f"{'':<24} {parameter}")
+
+
+def first_line(entry) -> str:
+    return (inspect.getdoc(entry) or "").split("\n")[0]
+
+
+def print_adapters(exp_dir):
+    from pathlib import Path
+
+    from speechmerge.files import read_json
+
+    adapters = read_json(Path(exp_dir) / "adapters.json")
+    for name, entry in sorted(adapters.items()):
+        print(f"{name:<22} task {entry['task']:<14} {entry['path']}")
