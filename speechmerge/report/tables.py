@@ -1,0 +1,142 @@
+"""The numbers of the report: read from `exp/scores_<split>.json` and the `score.json` files below `exp/decode/<split>`.
+
+A cell is one system on one task under one reading. Two readings: "generation" (what the model wrote) and "labels" (the
+label with the highest mean token log-probability). Values are fractions; only what prints them makes percent of them.
+"""
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from speechmerge.errors import SpeechMergeError
+from speechmerge.files import read_json
+
+READINGS = {"generation": "free generation", "labels": "label scoring"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`delta` is interference_delta; where it is None, `reason` says why it is undefined."""
+    value: float
+    ci: tuple[float, float] | None = None
+    delta: float | None = None
+    reason: str | None = None
+    details: dict = field(default_factory=dict)
+
+    @property
+    def kept(self) -> float | None:
+        """Share of the single adapter's gain over the base: 1 keeps all of it, 0 is no better than the base."""
+        return None if self.delta is None else 1 + self.delta
+
+
+@dataclass(frozen=True)
+class System:
+    """`tasks`: the tasks that the system was made for (of an adapter its own, of a merge those of its adapters)."""
+    name: str
+    kind: str
+    tasks: tuple[str, ...] = ()
+    method: str | None = None
+    params: dict = field(default_factory=dict)
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    name: str
+    metric: str
+    higher_is_better: bool
+    n: int
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.higher_is_better else -1
+
+
+@dataclass
+class Results:
+    """Everything measured on one split. `cells[reading][system name, task name]`; a missing key was not measured."""
+    split: str
+    exp_dir: Path
+    tasks: list[TaskInfo]
+    systems: list[System]
+    cells: dict[str, dict[tuple[str, str], Cell]]
+    record: dict
+
+    def of_kind(self, kind: str) -> list[System]:
+        return [system for system in self.systems if system.kind == kind]
+
+    def readings(self) -> list[str]:
+        return [reading for reading in READINGS if self.cells[reading]]
+
+    def cell(self, reading: str, system: str, task: str) -> Cell | None:
+        return self.cells[reading].get((system, task))
+
+    def task(self, name: str) -> TaskInfo:
+        return next(task for task in self.tasks if task.name == name)
+
+    def adapter_of(self, task: str) -> System | None:
+        """The single adapter of a task: what a merge is compared with."""
+        return next((system for system in self.of_kind("adapter") if task in system.tasks), None)
+
+    def decode_dir(self, system: str, task: str) -> Path:
+        return self.exp_dir / "decode" / self.split / system / task
+
+
+def read_results(exp_dir, split: str) -> Results:
+    """Raises SpeechMergeError, with the command that mends it, where scores are missing or incomplete."""
+    exp_dir = Path(exp_dir)
+    path = exp_dir / f"scores_{split}.json"
+    command = f"speechmerge score --exp-dir {exp_dir} --split {split}"
+    if not path.is_file():
+        raise SpeechMergeError(f"{path}: not there, so there is nothing to report; run {command}")
+    record = read_json(path)
+    for key in ("tasks", "systems"):
+        if not record.get(key):
+            raise SpeechMergeError(f"{path}: no {key!r} in it, so there is nothing to report; run {command}")
+    systems = [_system(entry, path, command) for entry in record["systems"]]
+    results = Results(split, exp_dir, [], systems, {reading: {} for reading in READINGS}, record)
+    for name in record["tasks"]:
+        results.tasks.append(_read_task(results, name, command))
+    return results
+
+
+def _system(entry: dict, path: Path, command: str) -> System:
+    missing = [key for key in ("name", "kind", "scores") if key not in entry]
+    if missing:
+        raise SpeechMergeError(f"{path}: system {entry.get('name', '?')!r} has no {missing[0]!r}; run {command}")
+    tasks = (entry["task"],) if entry.get("task") else ()
+    if entry["kind"] == "merged" and entry.get("path"):
+        metadata = Path(entry["path"]) / "merge_metadata.json"
+        if metadata.is_file():
+            tasks = tuple(adapter["task"] for adapter in read_json(metadata)["adapters"])
+    return System(entry["name"], entry["kind"], tasks, entry.get("method"), entry.get("params") or {}, entry.get("path"))
+
+
+def _read_task(results: Results, task: str, command: str) -> TaskInfo:
+    """Fill in the cells of one task; all systems must have been scored by the same metric on as many utterances."""
+    seen = {}
+    for entry in results.record["systems"]:
+        if task not in entry["scores"]:
+            continue
+        path = results.decode_dir(entry["name"], task) / "score.json"
+        if not path.is_file():
+            raise SpeechMergeError(f"{path}: not there, but scores_{results.split}.json lists it; run {command}")
+        score = read_json(path)
+        seen[(score["metric"], score["higher_is_better"], score["n"])] = path
+        for reading in READINGS:
+            if score.get(reading) is not None:
+                results.cells[reading][entry["name"], task] = _cell(entry, task, reading, score[reading], path, command)
+    if not seen:
+        raise SpeechMergeError(f"{results.exp_dir}: task {task!r} is listed, but no system has a score on it; run {command}")
+    if len(seen) > 1:
+        found = "; ".join(f"{path}: {metric}, n={n}" for (metric, _, n), path in seen.items())
+        raise SpeechMergeError(f"task {task!r}: systems were scored differently ({found}); run speechmerge decode, then {command}")
+    return TaskInfo(task, *next(iter(seen)))
+
+
+def _cell(entry: dict, task: str, reading: str, score: dict, path: Path, command: str) -> Cell:
+    value = entry["scores"][task].get(reading)
+    if value != score["value"]:
+        raise SpeechMergeError(f"{path}: {reading} value {score['value']} differs from {value} in the scores file, "
+                               f"so one of them is old; run {command}")
+    delta = (entry.get("interference_delta") or {}).get(task) or {}
+    found = delta.get(reading) or {}
+    return Cell(score["value"], tuple(score["ci"]) if score.get("ci") else None, found.get("value"), found.get("reason"), score)
