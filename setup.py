@@ -5,13 +5,14 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+README = ROOT / "README.md"
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "speechmerge/__init__.py").read_text()).group(1)
 
 setup(
     name="speechmerge",
     version=VERSION,
     description="Fine-tune one adapter per speech task, merge or route them, and measure what was kept",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
