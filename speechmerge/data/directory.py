@@ -1,0 +1,272 @@
+"""A Kaldi-style data directory: what the corpora write and everything else reads.
+
+    data = DataDir.read("data/intent/test")
+    data.utterances["spk1-0003"].labels["intent"]
+    DataDir("data/new", data.utterances, data.labels, data.trials).write()
+
+Tables, all keyed by utterance id except the last three: `wav.scp`, `text`, `utt2spk`, `utt2lang`, `utt2dur`, label tables
+`utt2<name>`; `spk2utt`; `labels` (the closed label set, one per line); `trials` (`id enrol test target|nontarget`).
+"""
+import hashlib
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from speechmerge.data.tables import Finding, fix_command, invisible_characters, read_lines, read_table, write_table
+from speechmerge.errors import SpeechMergeError
+from speechmerge.files import write_text
+
+# utt2<name> tables that are not label tables; the last three are Kaldi's and ESPnet's and are ignored
+KNOWN_TABLES = {"utt2spk": "speaker", "utt2lang": "language", "utt2dur": "duration"}
+IGNORED_TABLES = {"utt2uniq", "utt2num_frames", "utt2num_samples"}
+TARGET_WORDS = {"target": True, "nontarget": False}
+SAMPLE_BYTES = 1 << 16  # the audio's fingerprint reads this much of its beginning and of its end: 4 s of 16 kHz wav
+
+
+@dataclass(frozen=True)
+class Utterance:
+    id: str
+    audio: str  # path, absolute or relative to the recipe directory
+    text: str | None = None
+    speaker: str | None = None
+    language: str | None = None  # Whisper code: en, it, hi, ...
+    duration: float | None = None  # seconds
+    labels: dict[str, str] = field(default_factory=dict)  # {"intent": "lights_on"} from utt2intent
+
+
+@dataclass(frozen=True)
+class Trial:
+    id: str
+    enrol: str  # utterance id
+    test: str  # utterance id
+    target: bool  # same speaker
+
+
+@dataclass
+class DataDir:
+    path: Path
+    utterances: dict[str, Utterance]  # sorted by id
+    labels: list[str] | None = None
+    trials: list[Trial] | None = None
+
+    def __post_init__(self):
+        self.path = Path(self.path)
+
+    @classmethod
+    def read(cls, path, check: bool = True) -> "DataDir":
+        """Read a data directory.
+
+        With `check`, anything wrong raises SpeechMergeError naming file:line:id, what is wrong and the command that fixes it;
+        without, what can be read is returned (duplicate ids: the first; ids without audio: dropped). Audio is not opened.
+        """
+        data, findings = read_tables(Path(path))
+        if check and findings:
+            more = f" ({len(findings) - 1} more: `speechmerge validate --data {path}` lists them)" if len(findings) > 1 else ""
+            raise SpeechMergeError(f"{findings[0]}{more}")
+        return data
+
+    def write(self, path=None):
+        """Write every table atomically, wav.scp last, so that a directory with a wav.scp is complete."""
+        path = Path(path or self.path)
+        path.mkdir(parents=True, exist_ok=True)
+        tables = self.tables()
+        for stale in owned_tables(path):
+            if stale not in tables:
+                (path / stale).unlink()
+        for name in sorted(tables, key=lambda name: (name == "wav.scp", name)):
+            write_table(path / name, tables[name])
+        if self.labels is not None:
+            write_text(path / "labels", "".join(f"{label}\n" for label in self.labels))
+
+    def tables(self) -> dict[str, dict[str, str]]:
+        """{file name: {id: value}} of all id-keyed tables."""
+        tables = defaultdict(dict)
+        speakers = defaultdict(list)
+        for id, utterance in sorted(self.utterances.items()):
+            columns = {"wav.scp": utterance.audio, "text": utterance.text, "utt2spk": utterance.speaker,
+                       "utt2lang": utterance.language, **{f"utt2{name}": value for name, value in utterance.labels.items()}}
+            if utterance.duration is not None:
+                columns["utt2dur"] = f"{utterance.duration:.4f}"
+            for name, value in columns.items():
+                if value is not None:
+                    tables[name][id] = value
+            if utterance.speaker is not None:
+                speakers[utterance.speaker].append(id)
+        if speakers:
+            tables["spk2utt"] = {speaker: " ".join(ids) for speaker, ids in speakers.items()}
+        if self.trials is not None:
+            tables["trials"] = {t.id: f"{t.enrol} {t.test} {'target' if t.target else 'nontarget'}" for t in self.trials}
+        return dict(tables)
+
+    def fingerprint(self) -> str:
+        """sha256 over tables and audio contents; audio paths and times do not matter, so a copied recipe keeps its results.
+
+        Of each audio file the size, the first and the last 64 KiB count. Raises SpeechMergeError where audio is missing.
+        """
+        digest = hashlib.sha256()
+        for name, rows in sorted(self.tables().items()):
+            if name != "wav.scp":
+                digest.update(repr((name, sorted(rows.items()))).encode())
+        digest.update(repr(self.labels).encode())
+        for id, utterance in sorted(self.utterances.items()):
+            digest.update(id.encode() + audio_sample(self.path, id, utterance.audio))
+        return digest.hexdigest()
+
+
+def audio_sample(directory: Path, id: str, audio: str) -> bytes:
+    """Size and a digest of both ends of an audio file."""
+    try:
+        with open(audio, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(file.read(SAMPLE_BYTES))
+            if size > SAMPLE_BYTES:
+                file.seek(max(SAMPLE_BYTES, size - SAMPLE_BYTES))
+                digest.update(file.read())
+    except OSError as error:
+        raise SpeechMergeError(f"{directory / 'wav.scp'}:{id}: cannot read {audio} ({error.strerror}); "
+                               f"make the audio again or {fix_command(directory)}") from error
+    return str(size).encode() + digest.digest()
+
+
+def owned_tables(path: Path) -> list[str]:
+    """The tables in a directory that this module reads or writes."""
+    named = {"wav.scp", "text", "spk2utt", "trials"}
+    return sorted(file.name for file in path.iterdir() if file.is_file() and file.name not in IGNORED_TABLES
+                  and (file.name in named or (file.name.startswith("utt2") and file.name[4:].isidentifier())))
+
+
+def read_tables(path: Path) -> tuple[DataDir, list[Finding]]:
+    """All of a data directory and everything that is wrong with its tables. Raises only where there is nothing to read."""
+    if not (path / "wav.scp").is_file():
+        raise SpeechMergeError(f"{path}: " + ("no wav.scp in this data directory" if path.is_dir() else "no such data directory")
+                               + "; run stage 1 (`speechmerge prepare`) or give another --data")
+    findings, tables = [], {}
+    for name in owned_tables(path):
+        tables[name], found = read_table(path / name)
+        findings += found
+    if (path / "segments").exists():
+        findings.append(Finding(str(path / "segments"), None, None, "segments are not supported",
+                                "cut the recordings into one audio file per utterance"))
+    findings += check_wav_scp(path, tables["wav.scp"])
+    findings += check_id_sets(path, tables)
+    findings += check_spk2utt(path, tables)
+    durations, found = parse_durations(path, tables.pop("utt2dur", None))
+    utterances = make_utterances(tables, durations)
+    trials, trial_findings = parse_trials(path, tables.get("trials"), utterances)
+    labels, label_findings = read_labels(path / "labels")
+    label_findings += check_labels(path, tables, labels)
+    return DataDir(path, utterances, labels, trials), findings + found + trial_findings + label_findings
+
+
+def make_utterances(tables, durations) -> dict[str, Utterance]:
+    label_tables = [n for n in tables if n.startswith("utt2") and n not in KNOWN_TABLES]
+
+    def value(table, id):
+        return tables[table][id][0] if id in tables.get(table, {}) else None
+
+    utterances = {}
+    for id in sorted(tables["wav.scp"]):
+        labels = {name[4:]: tables[name][id][0] for name in label_tables if id in tables[name]}
+        utterances[id] = Utterance(id, value("wav.scp", id), value("text", id), value("utt2spk", id), value("utt2lang", id),
+                                   durations.get(id), labels)
+    return utterances
+
+
+def check_wav_scp(path: Path, rows) -> list[Finding]:
+    file, findings = str(path / "wav.scp"), []
+    if not rows:
+        findings.append(Finding(file, None, None, "no utterances", "run stage 1 (`speechmerge prepare`) again"))
+    for id, (value, line) in rows.items():
+        if value.endswith("|") or value.startswith("|"):
+            findings.append(Finding(file, line, id, f"command pipe {value[:60]!r}: commands are not run",
+                                    "run it once and put the path of the audio file here"))
+    return findings
+
+
+def check_id_sets(path: Path, tables) -> list[Finding]:
+    """Every utterance table must have exactly the ids of wav.scp."""
+    findings, audio = [], tables["wav.scp"]
+    for name, rows in tables.items():
+        if name in ("wav.scp", "spk2utt", "trials"):
+            continue
+        for id in sorted(rows.keys() - audio.keys())[:1]:
+            count = len(rows.keys() - audio.keys())
+            findings.append(Finding(str(path / name), rows[id][1], id, f"{count} id(s) not in wav.scp, this is the first",
+                                    fix_command(path)))
+        for id in sorted(audio.keys() - rows.keys())[:1]:
+            count = len(audio.keys() - rows.keys())
+            findings.append(Finding(str(path / "wav.scp"), audio[id][1], id, f"{count} id(s) not in {name}, this is the first",
+                                    fix_command(path)))
+    return findings
+
+
+def check_spk2utt(path: Path, tables) -> list[Finding]:
+    if "spk2utt" not in tables or "utt2spk" not in tables:
+        return []
+    expected = defaultdict(set)
+    for id, (speaker, _) in tables["utt2spk"].items():
+        expected[speaker].add(id)
+    for speaker in sorted(expected.keys() | tables["spk2utt"].keys()):
+        value, line = tables["spk2utt"].get(speaker, ("", None))
+        if set(value.split()) != expected.get(speaker, set()):
+            return [Finding(str(path / "spk2utt"), line, speaker, "does not agree with utt2spk", fix_command(path))]
+    return []
+
+
+def parse_durations(path: Path, rows) -> tuple[dict[str, float], list[Finding]]:
+    durations, findings = {}, []
+    for id, (value, line) in (rows or {}).items():
+        try:
+            durations[id] = float(value)
+        except ValueError:
+            durations[id] = -1.0
+        if not 0 < durations[id] < float("inf"):
+            del durations[id]
+            findings.append(Finding(str(path / "utt2dur"), line, id, f"found {value!r}, expected a duration in seconds",
+                                    f"run `speechmerge format --data {path}`"))
+    return durations, findings
+
+
+def parse_trials(path: Path, rows, utterances) -> tuple[list[Trial] | None, list[Finding]]:
+    if rows is None:
+        return None, []
+    trials, findings, file = [], [], str(path / "trials")
+    for id, (value, line) in rows.items():
+        columns = value.split()
+        if len(columns) != 3 or columns[2] not in TARGET_WORDS:
+            findings.append(Finding(file, line, id, f"found {value!r}, expected `enrol_utt test_utt target|nontarget`",
+                                    "correct the line"))
+            continue
+        unknown = [utterance for utterance in columns[:2] if utterance not in utterances]
+        if unknown:
+            findings.append(Finding(file, line, id, f"utterance {unknown[0]!r} is not in wav.scp", fix_command(path)))
+            continue
+        trials.append(Trial(id, columns[0], columns[1], TARGET_WORDS[columns[2]]))
+    return sorted(trials, key=lambda trial: trial.id), findings
+
+
+def read_labels(path: Path) -> tuple[list[str] | None, list[Finding]]:
+    """The closed label set, in the order of the file."""
+    if not path.is_file():
+        return None, []
+    lines, findings = read_lines(path)
+    labels = []
+    for number, line in enumerate(lines, 1):
+        problem = ("empty line" if not line.strip() else f"duplicate label {line.strip()!r}" if line.strip() in labels
+                   else "invisible character" if invisible_characters(line) else None)
+        if problem:
+            findings.append(Finding(str(path), number, None, problem, fix_command(path.parent)))
+        if line.strip() and line.strip() not in labels:
+            labels.append(line.strip())
+    return labels, findings
+
+
+def check_labels(path: Path, tables, labels) -> list[Finding]:
+    """Where one label table stands beside `labels`, its values must come from there."""
+    names = [name for name in tables if name.startswith("utt2") and name not in KNOWN_TABLES]
+    if labels is None or len(names) != 1:
+        return []
+    return [Finding(str(path / names[0]), line, id, f"label {value!r} is not in {path / 'labels'}",
+                    "add it there in all splits, or correct the line")
+            for id, (value, line) in tables[names[0]].items() if value and value not in labels][:1]

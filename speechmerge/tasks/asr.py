@@ -1,0 +1,58 @@
+"""Speech recognition: the transcript, scored by corpus-level word error rate."""
+from speechmerge.data.directory import DataDir
+from speechmerge.errors import SpeechMergeError
+from speechmerge.metrics.wer import error_rates, rate
+from speechmerge.tasks import TASKS
+from speechmerge.tasks.base import Example, Task
+
+
+@TASKS.register("asr")
+class ASR(Task):
+    name = "asr"
+    kind = "transcription"
+    metric = "wer"
+    higher_is_better = False
+    max_new_tokens = 96
+
+    def __init__(self, normaliser: str = "basic"):
+        self.normaliser = normaliser
+
+    def examples(self, data: DataDir) -> list[Example]:
+        found = []
+        for id, utterance in sorted(data.utterances.items()):
+            if utterance.text is None:
+                raise SpeechMergeError(f"{data.path / 'text'}: no transcript for utterance {id}; the task asr needs a `text` file")
+            found.append(Example(id, (utterance.audio,), utterance.text, utterance.language, utterance.speaker, utterance.duration))
+        return found
+
+    def parse(self, text: str) -> str | None:
+        return " ".join(text.split())  # an empty transcript is an answer: nothing was said
+
+    def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
+        self.check_ids(refs, hyps)
+        ids = sorted(refs)
+        result = self.rates(ids, refs, hyps)
+        hits, substitutions, deletions, insertions = (int(total) for total in result.counts.sum(axis=0))
+        return {
+            "value": result.wer, "metric": self.metric, "n": len(ids), "n_missing": len(refs.keys() - hyps.keys()),
+            "n_unparsed": 0, "wer": result.wer, "cer": result.cer, "normaliser": self.normaliser,
+            "words": int(result.words.sum()), "hits": hits, "substitutions": substitutions, "deletions": deletions,
+            "insertions": insertions, "empty_references": int((result.words == 0).sum()),
+            "per_language": self.per_group(ids, result, languages), "per_speaker": self.per_group(ids, result, speakers),
+        }
+
+    def rates(self, ids, refs, hyps):
+        return error_rates([refs[id] for id in ids], [hyps.get(id, "") for id in ids], self.normaliser)
+
+    @staticmethod
+    def per_group(ids, result, groups) -> dict[str, float]:
+        """WER of each language or speaker that has reference words."""
+        rows = {}
+        for i, id in enumerate(ids):
+            if (groups or {}).get(id) is not None:
+                rows.setdefault(groups[id], []).append(i)
+        return {group: rate(result.counts[members]) for group, members in sorted(rows.items()) if result.words[members].any()}
+
+    def parts(self, refs, hyps):
+        result = self.rates(sorted(refs), refs, hyps)
+        return result.errors, result.words

@@ -1,0 +1,13 @@
+"""Keyword spotting: which word of a closed list was spoken."""
+from speechmerge.tasks import TASKS
+from speechmerge.tasks.base import LabelTask
+
+
+@TASKS.register("kws")
+class KeywordSpotting(LabelTask):
+    name = "kws"
+    table = "utt2keyword"
+    prompt = "Which keyword is spoken?"
+
+    def label_of(self, utterance):
+        return utterance.labels.get("keyword")

@@ -1,0 +1,14 @@
+"""Language identification: the answer is the language code, so the decoder prefix must not tell it."""
+from speechmerge.tasks import TASKS
+from speechmerge.tasks.base import LabelTask
+
+
+@TASKS.register("langid")
+class LanguageId(LabelTask):
+    name = "langid"
+    table = "utt2lang"
+    uses_language = False
+    prompt = "Which language is spoken?"
+
+    def label_of(self, utterance):
+        return utterance.language

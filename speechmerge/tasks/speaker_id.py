@@ -1,0 +1,14 @@
+"""Speaker identification over a closed set of speakers."""
+from speechmerge.tasks import TASKS
+from speechmerge.tasks.base import LabelTask
+
+
+@TASKS.register("speaker_id")
+class SpeakerId(LabelTask):
+    name = "speaker_id"
+    table = "utt2spk"
+    uses_language = False
+    prompt = "Who is speaking?"
+
+    def label_of(self, utterance):
+        return utterance.speaker

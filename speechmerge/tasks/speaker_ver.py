@@ -1,0 +1,61 @@
+"""Speaker verification: do two utterances come from one speaker? Decided by the equal error rate of the trial scores."""
+import numpy as np
+
+from speechmerge.data.directory import DataDir
+from speechmerge.errors import SpeechMergeError
+from speechmerge.metrics.eer import equal_error_rate, min_dcf
+from speechmerge.tasks import TASKS
+from speechmerge.tasks.base import Example, LabelTask
+
+ANSWERS = ["no", "yes"]
+HARD_SCORE = {"yes": 1.0, "no": 0.0, None: 0.5}  # a generated answer as a score; an unreadable one lies between
+
+
+@TASKS.register("speaker_ver")
+class SpeakerVerification(LabelTask):
+    name = "speaker_ver"
+    kind = "verification"
+    metric = "eer"
+    higher_is_better = False
+    max_new_tokens = 4
+    uses_language = False
+    prompt = "Is this the same speaker?"
+
+    def examples(self, data: DataDir) -> list[Example]:
+        if not data.trials:
+            raise SpeechMergeError(f"{data.path / 'trials'}: no trials; the task speaker_ver needs lines "
+                                   "`trial_id enrol_utt test_utt target|nontarget`")
+        found = []
+        for trial in sorted(data.trials, key=lambda trial: trial.id):
+            pair = (data.utterances[trial.enrol], data.utterances[trial.test])
+            durations = [utterance.duration for utterance in pair]
+            found.append(Example(trial.id, (pair[0].audio, pair[1].audio), "yes" if trial.target else "no", pair[0].language,
+                                 pair[0].speaker, None if None in durations else sum(durations)))
+        return found
+
+    def labels(self, data: DataDir) -> list[str]:
+        return ANSWERS
+
+    def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
+        """EER and minDCF from `scores`; without them from the yes/no answers, whose ROC has one operating point."""
+        result = super().score(refs, hyps, labels=ANSWERS) if hyps else {"n": len(refs), "n_missing": 0, "n_unparsed": 0}
+        ids = sorted(refs)
+        values, targets = self.trial_scores(ids, hyps, scores), [refs[id] == "yes" for id in ids]
+        eer = equal_error_rate(values, targets)
+        return {**result, "metric": self.metric, "value": eer, "eer": eer, "min_dcf": min_dcf(values, targets),
+                "min_dcf_0.05": min_dcf(values, targets, p_target=0.05), "n_target": sum(targets)}
+
+    def trial_scores(self, ids, hyps, scores) -> np.ndarray:
+        if scores is None:
+            return np.array([HARD_SCORE[answer] for answer in self.read(ids, hyps, ANSWERS)])
+        missing = sorted(set(ids) - scores.keys())
+        if missing:
+            raise SpeechMergeError(f"{self.name}: trial {missing[0]!r} has no score ({len(missing)} such trials); decode again")
+        return np.array([scores[id] for id in ids])
+
+    def replicates(self, refs, hyps, *, speakers=None, scores=None, repetitions=1000, seed=0):
+        counts, unit = self.resampled(refs, speakers, repetitions, seed)
+        ids = sorted(refs)
+        values, targets = self.trial_scores(ids, hyps, scores), np.array([refs[id] == "yes" for id in ids])
+        blocks = np.array_split(counts, max(1, counts.size // 2_000_000))  # tens of MB at a time
+        return np.concatenate([equal_error_rate(values, targets, block) for block in blocks]), unit
