@@ -124,12 +124,17 @@ class LabelTask(Task):
         return canonical(text) or None
 
     def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
+        result = self.label_scores(refs, hyps, labels or sorted(set(refs.values())))
+        return {"value": result[self.metric], "metric": self.metric, **result}
+
+    def label_scores(self, refs, hyps, labels) -> dict:
+        """Counts and all classification metrics."""
         self.check_ids(refs, hyps)
-        ids, labels = sorted(refs), labels or sorted(set(refs.values()))
+        ids = sorted(refs)
         read = self.read(ids, hyps, labels)
-        result = classification_scores([refs[id] for id in ids], read, labels)
-        return {"value": result[self.metric], "metric": self.metric, "n": len(ids), "n_missing": len(refs.keys() - hyps.keys()),
-                "n_unparsed": sum(id in hyps and label is None for id, label in zip(ids, read)), **result}
+        unparsed = sum(id in hyps and label is None for id, label in zip(ids, read))
+        return {"n": len(ids), "n_missing": len(refs.keys() - hyps.keys()), "n_unparsed": unparsed,
+                **classification_scores([refs[id] for id in ids], read, labels)}
 
     def read(self, ids, hyps, labels) -> list[str | None]:
         """The label each hypothesis names, None where it names none."""

@@ -38,7 +38,7 @@ class SpeakerVerification(LabelTask):
 
     def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
         """EER and minDCF from `scores`; without them from the yes/no answers, whose ROC has one operating point."""
-        result = super().score(refs, hyps, labels=ANSWERS) if hyps else {"n": len(refs), "n_missing": 0, "n_unparsed": 0}
+        result = self.label_scores(refs, hyps, ANSWERS)
         ids = sorted(refs)
         values, targets = self.trial_scores(ids, hyps, scores), [refs[id] == "yes" for id in ids]
         eer = equal_error_rate(values, targets)
