@@ -1,0 +1,214 @@
+"""Whisper and everything of its architecture: the published sizes, the mini base, converted checkpoints.
+
+The decoder starts with `<|startoftranscript|> <|LANGUAGE|> <|TASK|> <|notimestamps|>`. A tokenizer that knows the task by
+a token of its own (the mini base: `<|kws|>`) says the task with it; the published Whisper is told a label task by a text
+prompt before the start (`<|startofprev|> prompt`), the way openai/whisper passes `initial_prompt`.
+"""
+import numpy as np
+import torch
+from torch import nn
+
+from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel, require_files
+from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
+
+PAIR_SILENCE = 0.2  # seconds between the two utterances of a pair
+IGNORED = -100  # label of positions without loss
+CACHE_BYTES = 1 << 28  # decoder cache of one chunk of labels while they are scored
+ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@FAMILIES.register("whisper")
+class Whisper(SpeechModel):
+    family = "whisper"
+
+    def __init__(self, module, tokenizer, feature_extractor, source, path, context):
+        super().__init__(module, tokenizer, feature_extractor, source, path, context)
+        self.mel = LogMel(feature_extractor)
+        self.vocabulary = tokenizer.get_vocab()
+        self.full_seconds = self.mel.full * self.mel.hop / self.mel.rate
+        self.max_positions = module.config.max_target_positions
+
+    @classmethod
+    def load(cls, path, source, device, dtype, context: Context):
+        from transformers import AutoFeatureExtractor, AutoTokenizer, WhisperForConditionalGeneration
+
+        require_files(path, {"tokenizer": ["tokenizer.json", "vocab.json"],
+                             "feature extractor": ["preprocessor_config.json", "processor_config.json"],
+                             "weights as safetensors": ["model.safetensors", "model.safetensors.index.json"]})
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        with torch.device("cpu"):
+            module = WhisperForConditionalGeneration.from_pretrained(path, use_safetensors=True, dtype=getattr(torch, dtype))
+        module.model.encoder.__class__ = AnyLengthEncoder
+        model = cls(module.to(device).eval(), tokenizer, AutoFeatureExtractor.from_pretrained(path), source, path, context)
+        model.check_vocabulary()
+        return model
+
+    def check_vocabulary(self):
+        """Raises SpeechMergeError where tokenizer, features and network cannot belong together."""
+        config = self.core.config
+        if len(self.tokenizer) > config.vocab_size:
+            raise SpeechMergeError(f"{self.path}: the tokenizer has {len(self.tokenizer)} tokens, the network {config.vocab_size}: "
+                                   "they do not belong together; copy tokenizer and weights from the same model")
+        ids = {"<|startoftranscript|>": config.decoder_start_token_id, "<|endoftext|>": config.eos_token_id}
+        for token, expected in ids.items():
+            if self.vocabulary.get(token) != expected:
+                raise SpeechMergeError(f"{self.path}: the tokenizer has {token} at {self.vocabulary.get(token)}, config.json at "
+                                       f"{expected}; copy tokenizer and weights from the same model")
+        frames = config.max_source_positions * 2
+        if self.mel.full != frames:
+            raise SpeechMergeError(f"{self.path}: preprocessor_config.json makes {self.mel.full} frames, the network takes {frames}")
+
+    # Audio
+
+    def features(self, audio, utterance=None):
+        from speechmerge.data.audio import read_audio
+
+        waves = [read_audio(path, self.mel.rate, utterance=utterance) for path in audio]
+        gap = np.zeros(round(PAIR_SILENCE * self.mel.rate), dtype=np.float32)
+        joined = [part for wave in waves for part in (gap, wave)][1:]
+        return self.mel(np.concatenate(joined))
+
+    def context_frames(self, seconds):
+        frames = round(self.context.seconds(seconds, self.full_seconds) * self.mel.rate / self.mel.hop)
+        return min(frames + frames % 2, self.mel.full)
+
+    # Text
+
+    def prefix(self, task, language: str | None) -> list[int]:
+        """Token ids before the answer; equally long for all utterances of a task."""
+        words = ["<|startoftranscript|>", self._language_token(task, language)]
+        own = f"<|{task.name}|>" if task.kind != "transcription" else "<|transcribe|>"
+        prompt = [] if own in self.vocabulary else self._prompt(task)
+        words += [own if own in self.vocabulary else "<|transcribe|>", "<|notimestamps|>"]
+        return prompt + [self.vocabulary[word] for word in words if word in self.vocabulary]
+
+    def _language_token(self, task, language) -> str:
+        token = f"<|{language}|>"
+        if task.uses_language and language and token in self.vocabulary:
+            return token
+        return "<|und|>" if "<|und|>" in self.vocabulary else "<|en|>"
+
+    def _prompt(self, task) -> list[int]:
+        text = getattr(task, "prompt", None)
+        if task.kind == "transcription" or not text or "<|startofprev|>" not in self.vocabulary:
+            return []
+        return [self.vocabulary["<|startofprev|>"], *self.text_ids(" " + text.strip())]
+
+    def text_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def target_ids(self, text: str) -> list[int]:
+        return self.text_ids(text) + [self.tokenizer.eos_token_id]
+
+    def fits(self, example, task):
+        length = len(self.prefix(task, example.language)) + len(self.target_ids(example.target)) - 1
+        if length > self.max_positions:
+            return f"prefix and text are {length} tokens, the decoder holds {self.max_positions}"
+        return None
+
+    # Batches
+
+    def collate(self, items: list[Item], task, training=False, frames=None):
+        frames = frames or max(self.context_frames(item.seconds) for item in items)
+        batch = {"input_features": torch.stack([self.mel.pad(item.features, frames) for item in items])}
+        prefixes = [self.prefix(task, item.example.language) for item in items]
+        if not training:
+            return {**batch, "decoder_input_ids": torch.tensor(prefixes)}
+        rows = [prefix + self.target_ids(item.example.target) for prefix, item in zip(prefixes, items)]
+        width = max(map(len, rows)) - 1
+        inputs = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        labels = torch.full((len(rows), width), IGNORED)
+        for i, (prefix, row) in enumerate(zip(prefixes, rows)):
+            inputs[i, : len(row) - 1] = torch.tensor(row[:-1])
+            labels[i, len(prefix) - 1 : len(row) - 1] = torch.tensor(row[len(prefix) :])
+        return {**batch, "decoder_input_ids": inputs, "labels": labels}
+
+    def loss(self, outputs, labels, num_items_in_batch=None):
+        reduction = "mean" if num_items_in_batch is None else "sum"
+        loss = nn.functional.cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED,
+                                           reduction=reduction)
+        return loss if num_items_in_batch is None else loss / num_items_in_batch
+
+    # Decoding
+
+    @torch.inference_mode()
+    def encode(self, batch):
+        """Encoder output (batch, positions, d); kept in the batch, so that generation and label scoring share it."""
+        if "encoder_outputs" not in batch:
+            features = batch["input_features"].to(self.device, self.dtype)
+            batch["encoder_outputs"] = self.core.model.encoder(features)
+        return batch["encoder_outputs"]
+
+    @torch.inference_mode()
+    def generate(self, batch, task, num_beams=1):
+        """Texts by greedy search or beam search, without the language and timestamp logic of Whisper's own generate()."""
+        from transformers import GenerationMixin
+
+        self.core.eval()
+        prefix = batch["decoder_input_ids"].to(self.device)
+        new = min(task.max_new_tokens, self.max_positions - prefix.shape[1])
+        encoded = self.encode(batch)
+        ids = GenerationMixin.generate(
+            self.core, encoder_outputs=encoded, attention_mask=torch.ones(encoded[0].shape[:2], device=self.device),
+            decoder_input_ids=prefix, num_beams=num_beams, do_sample=False, max_new_tokens=new, use_cache=True,
+        )
+        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids[:, prefix.shape[1] :].tolist()]
+
+    @torch.inference_mode()
+    def score_labels(self, batch, labels):
+        self.core.eval()
+        prefix = batch["decoder_input_ids"].to(self.device)
+        targets = [self.target_ids(label) for label in labels]
+        scores = []
+        for start in range(0, len(labels), self._labels_at_once(batch)):
+            scores.append(self._score(batch, prefix, targets[start : start + self._labels_at_once(batch)]))
+        return torch.cat(scores, dim=1)
+
+    def _labels_at_once(self, batch) -> int:
+        config, encoded = self.core.config, self.encode(batch)[0]
+        positions = encoded.shape[1] + self.max_positions
+        row = 2 * config.decoder_layers * positions * config.d_model * encoded.element_size()
+        return max(1, CACHE_BYTES // (row * len(encoded)))
+
+    def _score(self, batch, prefix, targets):
+        """The prefix and the encoder's keys and values are computed once per utterance, then repeated for the labels."""
+        count, size = len(targets), len(prefix)
+        first = self.core(encoder_outputs=self.encode(batch), decoder_input_ids=prefix, use_cache=True)
+        width = max(map(len, targets))
+        labels = torch.tensor([ids + [IGNORED] * (width - len(ids)) for ids in targets], device=self.device)
+        logits = first.logits[:, -1:].repeat_interleave(count, dim=0)
+        if width > 1:
+            logits = torch.cat([logits, self._continue(batch, first.past_key_values, labels, size)], dim=1)
+        labels = labels.repeat(size, 1)  # rows: utterance by utterance, all labels of each
+        chosen = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        known = labels != IGNORED
+        return ((chosen * known).sum(-1) / known.sum(-1)).view(size, count).cpu()
+
+    def _continue(self, batch, cache, labels, size):
+        from transformers.modeling_outputs import BaseModelOutput
+
+        cache.batch_repeat_interleave(len(labels))
+        encoded = self.encode(batch)[0]
+        hidden = BaseModelOutput(last_hidden_state=encoded.repeat_interleave(len(labels), dim=0))
+        inputs = labels[:, :-1].clamp(min=0).repeat(size, 1)
+        return self.core(encoder_outputs=hidden, decoder_input_ids=inputs, past_key_values=cache, use_cache=True).logits
+
+    # Layers
+
+    def target_modules(self, which="all-linear"):
+        names = self.linear_names()
+        last = sorted({name.rsplit(".", 1)[-1] for name in names})
+        if which in ("all-linear", ["all-linear"]):
+            return last
+        if which in ("attention", ["attention"]):
+            return list(ATTENTION)
+        if which in ("decoder", "encoder", ["decoder"], ["encoder"]):
+            part = which if isinstance(which, str) else which[0]
+            return [name for name in names if f"model.{part}." in f"{name}."]
+        chosen = [which] if isinstance(which, str) else list(which)
+        for name in chosen:
+            if not any(full == name or full.endswith("." + name) for full in names):
+                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, decoder, or names "
+                                 f"out of {', '.join(last)}")
+        return chosen
