@@ -8,8 +8,10 @@ from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
+from speechmerge.metrics.interference import NO_GAIN
 
 READINGS = {"generation": "free generation", "labels": "label scoring"}
+REASONS = {NO_GAIN: "the single adapter gains no more than noise over the base"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Cell:
         return None if self.delta is None else 1 + self.delta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class System:
     """`tasks`: the tasks that the system was made for (of an adapter its own, of a merge those of its adapters)."""
     name: str
@@ -139,4 +141,5 @@ def _cell(entry: dict, task: str, reading: str, score: dict, path: Path, command
                                f"so one of them is old; run {command}")
     delta = (entry.get("interference_delta") or {}).get(task) or {}
     found = delta.get(reading) or {}
-    return Cell(score["value"], tuple(score["ci"]) if score.get("ci") else None, found.get("value"), found.get("reason"), score)
+    return Cell(score["value"], tuple(score["ci"]) if score.get("ci") else None, found.get("value"),
+                REASONS.get(found.get("reason"), found.get("reason")), score)

@@ -1,0 +1,77 @@
+"""Where the numbers come from: the commands, versions and resolved configs stored beside adapters, merges, hypotheses and scores."""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechmerge.files import read_json
+from speechmerge.report.tables import Results
+
+PROVENANCE = ("command", "date", "commit", "speechmerge", "python", "platform", "versions")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command that was run. `makes`: the systems, or the step's name; `record`: everything else that was stored."""
+    stage: str
+    makes: str
+    command: str
+    date: str
+    commit: str
+    record: dict
+
+    def pretty(self) -> str:
+        return json.dumps(self.record, indent=1, ensure_ascii=False, sort_keys=True)
+
+
+def steps(results: Results) -> list[Step]:
+    """All steps that left a record, in the order of the recipe; equal commands once."""
+    found = []
+    for system in results.of_kind("adapter"):
+        found.append(_step("train", system.name, system.path, "speechmerge.json"))
+    for system in results.of_kind("merged"):
+        found.append(_step("merge", system.name, system.path, "merge_metadata.json"))
+    for system in results.systems:
+        for task in results.tasks:
+            found.append(_step("decode", system.name, results.decode_dir(system.name, task.name), "decode.json"))
+    found.append(_from_record("score", results.split, results.record))
+    return _join_equal([step for step in found if step])
+
+
+def _step(stage: str, makes: str, folder, name: str) -> Step | None:
+    path = Path(folder or ".") / name
+    return _from_record(stage, makes, read_json(path)) if folder and path.is_file() else None
+
+
+def _from_record(stage: str, makes: str, record: dict) -> Step | None:
+    source = record.get("provenance", record)
+    if "command" not in source:
+        return None
+    left_out = {*PROVENANCE, "provenance", "systems", "tasks", "key"}
+    rest = {key: value for key, value in {**source, **record}.items() if key not in left_out}
+    return Step(stage, makes, source["command"], source.get("date", ""), source.get("commit", ""), rest)
+
+
+def _join_equal(found: list[Step]) -> list[Step]:
+    """One step per stage and command; its `makes` lists all that it made."""
+    joined: dict[tuple, list[Step]] = {}
+    for step in found:
+        joined.setdefault((step.stage, step.command), []).append(step)
+    result = []
+    for same in joined.values():
+        first, names = same[0], list(dict.fromkeys(step.makes for step in same))
+        record = first.record if len(same) == 1 else {}
+        result.append(Step(first.stage, ", ".join(names), first.command, first.date, first.commit, record))
+    return result
+
+
+def versions(results: Results, own: dict) -> dict[str, str]:
+    """Package versions of the scoring step, else of the report's own process."""
+    source = results.record.get("provenance", results.record)
+    source = source if "versions" in source else own
+    return {"speechmerge": source.get("speechmerge", ""), "python": source.get("python", ""), **source["versions"]}
+
+
+def base_source(results: Results) -> str:
+    """Name or folder of the base model."""
+    base = results.record.get("base")
+    return (base.get("source") if isinstance(base, dict) else base) or "unknown base"
