@@ -17,54 +17,57 @@ RATE = 16000  # Hz; every model family here hears 16 kHz
 UNKNOWN_SIZE = 0x7FFFFFF0  # programs that write wav to a pipe put such a number where the size should be
 
 
+class AudioError(SpeechMergeError):
+    """`problem`: what is wrong; `convertible`: `format` mends it, otherwise the file must be copied again or dropped."""
+
+    def __init__(self, name, problem: str, convertible: bool = False):
+        self.problem, self.convertible = problem, convertible
+        fix = ("run `speechmerge format` on its data directory, which converts it" if convertible else
+               "copy it again, or drop it with `speechmerge validate --data DIR --fix true`")
+        super().__init__(f"{name}: {problem}; {fix}")
+
+
 def read_audio(path, rate: int = RATE, *, resample: bool = False, downmix: bool = False, utterance: str | None = None):
     """Decode an audio file to float32 mono of shape [samples] at `rate` Hz.
 
     `downmix` averages the channels; `resample` converts the rate; without them stereo or another rate is refused.
-    Raises SpeechMergeError, naming the utterance and the file, for audio that is missing, empty, truncated, unreadable,
+    Raises AudioError, naming the utterance and the file, for audio that is missing, empty, truncated, unreadable,
     NaN or infinite, of another rate, or with several channels.
     """
     name = f"utterance {utterance}: {path}" if utterance else str(path)
     samples, found_rate = decode(path, name)
     if samples.shape[1] > 1 and not downmix:
-        raise SpeechMergeError(f"{name}: found {samples.shape[1]} channels, expected mono; "
-                               "run `speechmerge format` on its data directory, which averages the channels")
+        raise AudioError(name, f"found {samples.shape[1]} channels, expected mono", convertible=True)
     if found_rate != rate and not resample:
-        raise SpeechMergeError(f"{name}: found {found_rate} Hz, expected {rate} Hz; "
-                               "run `speechmerge format` on its data directory, which resamples")
+        raise AudioError(name, f"found {found_rate} Hz, expected {rate} Hz", convertible=True)
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     return convert_rate(mono, found_rate, rate)
 
 
 def decode(path, name: str) -> tuple[np.ndarray, int]:
-    """Samples as float32 [samples, channels] and the rate; SpeechMergeError for whatever cannot be trusted."""
+    """Samples as float32 [samples, channels] and the rate; AudioError for whatever cannot be trusted."""
     path = Path(path)
     if not path.is_file():
-        raise SpeechMergeError(f"{name}: no such audio file; make the data again (`speechmerge prepare`) or drop it "
-                               "(`speechmerge validate --data DIR --fix true`)")
+        raise AudioError(name, "no such audio file")
     if path.stat().st_size == 0:
-        raise SpeechMergeError(f"{name}: the audio file is empty (0 bytes); {again_or_drop()}")
+        raise AudioError(name, "the audio file is empty (0 bytes)")
     try:
         with soundfile.SoundFile(str(path)) as file:
             expected, rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = str(error).rsplit(":", 1)[-1].strip()
-        raise SpeechMergeError(f"{name}: cannot be decoded ({reason}), truncated or not audio; {again_or_drop()}") from error
+        reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".")
+        raise AudioError(name, f"cannot be decoded, truncated or not audio ({reason})") from error
     if missing := missing_wav_bytes(path):
-        raise SpeechMergeError(f"{name}: truncated, {missing} bytes are missing at the end; {again_or_drop()}")
+        raise AudioError(name, f"truncated, the last {missing} bytes are missing")
     if len(samples) < expected:
-        raise SpeechMergeError(f"{name}: truncated, found {len(samples)} of {expected} samples; {again_or_drop()}")
+        raise AudioError(name, f"truncated, found {len(samples)} of {expected} samples")
     if len(samples) == 0:
-        raise SpeechMergeError(f"{name}: the audio has no samples; {again_or_drop()}")
+        raise AudioError(name, "the audio has no samples")
     if not np.isfinite(samples).all():
         bad = int(np.argmin(np.isfinite(samples).all(axis=1)))
-        raise SpeechMergeError(f"{name}: NaN or infinite sample at {bad / rate:.3f} s; {again_or_drop()}")
+        raise AudioError(name, f"NaN or infinite sample at {bad / rate:.3f} s")
     return samples, rate
-
-
-def again_or_drop() -> str:
-    return "copy it again or drop it (`speechmerge validate --data DIR --fix true`)"
 
 
 def missing_wav_bytes(path: Path) -> int:
@@ -103,7 +106,7 @@ def convert_rate(samples: np.ndarray, source: int, target: int) -> np.ndarray:
 
 
 def write_audio(path, samples: np.ndarray, rate: int = RATE):
-    """Write mono float samples as 16-bit PCM, atomically; .wav or .flac by the suffix. Values beyond +-1 are clipped."""
+    """Write mono float samples as 16-bit PCM, atomically; .wav or .flac by the suffix. Beyond +-1 is clipped."""
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise SpeechMergeError(f"{path}: cannot write samples of shape {samples.shape}, expected finite mono [samples]")

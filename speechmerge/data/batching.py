@@ -1,0 +1,77 @@
+"""From examples to batches: features computed once, batches of like length, the same order after an interruption."""
+import logging
+import random
+
+from speechmerge.errors import SpeechMergeError
+
+log = logging.getLogger(__name__)
+
+
+def audio_seconds(example) -> float:
+    """Seconds of all audio of an example together, from its data directory or else from the files' headers."""
+    if example.duration is not None:
+        return example.duration
+    import soundfile
+
+    try:
+        infos = [soundfile.info(path) for path in example.audio]
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise SpeechMergeError(f"utterance {example.id}: {error}; run `speechmerge validate` on its data directory") from error
+    return sum(info.frames / info.samplerate for info in infos)
+
+
+class FeatureCache:
+    """Features by utterance, kept in memory up to `limit` bytes, computed again beyond that."""
+
+    def __init__(self, limit: int = 2 << 30):
+        self.limit, self.size, self.kept = limit, 0, {}
+
+    def get(self, example, compute):
+        if example.audio in self.kept:
+            return self.kept[example.audio]
+        features = compute(example.audio, example.id)
+        self.size += features.numel() * features.element_size()
+        if self.size <= self.limit:
+            self.kept[example.audio] = features
+        return features
+
+
+def batches_by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches whose members all have the same length, shortest first: what decoding uses."""
+    groups: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        groups.setdefault(length, []).append(index)
+    return [group[i : i + batch_size] for _, group in sorted(groups.items()) for i in range(0, len(group), batch_size)]
+
+
+class BucketBatchSampler:
+    """Shuffled batches of similar length. The order depends on the seed and the epoch alone, so a resumed run repeats it.
+
+    Indices are shuffled, cut into pools of `pool` batches, sorted by length within a pool, and the batches of all pools
+    are shuffled again.
+    """
+
+    drop_last = False
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int = 0, pool: int = 8):
+        if not lengths:
+            raise SpeechMergeError("no utterances to train on; is the data directory the right one?")
+        self.lengths, self.batch_size, self.seed, self.pool, self.epoch = lengths, batch_size, seed, pool, 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self):
+        order = random.Random(f"{self.seed}/{self.epoch}")
+        indices = list(range(len(self.lengths)))
+        order.shuffle(indices)
+        span = self.pool * self.batch_size
+        batches = []
+        for start in range(0, len(indices), span):
+            pool = sorted(indices[start : start + span], key=lambda index: self.lengths[index])
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        order.shuffle(batches)
+        yield from batches

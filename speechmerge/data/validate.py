@@ -1,0 +1,139 @@
+"""What is wrong with a data directory, and the repair of what can be repaired.
+
+    for finding in validate("data/asr/train"):
+        print(finding)               # data/asr/train/text:12:utt7: empty transcript; run `speechmerge validate ...`
+    print(fix("data/asr/train"))     # the changed tables are kept in data/asr/train/.backup
+"""
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from speechmerge.data.audio import RATE, AudioError, audio_info, read_audio
+from speechmerge.data.directory import DataDir, Utterance, owned_tables, read_tables
+from speechmerge.data.tables import (NO_BREAK_SPACES, Finding, fix_command, invisible_characters, read_lines, read_table,
+                                     split_row)
+from speechmerge.errors import SpeechMergeError
+from speechmerge.files import write_text
+
+BACKUP = ".backup"
+DURATION_TOLERANCE = 0.02  # s between utt2dur and the audio
+
+
+def validate(path, audio: bool = True, jobs: int = 1, rate: int = RATE) -> list[Finding]:
+    """Everything that is wrong with the tables and, with `audio`, with the decoded audio (which takes its time).
+
+    Raises SpeechMergeError where there is no data directory at all.
+    """
+    path = Path(path)
+    data, findings = read_tables(path)
+    if audio:
+        findings += validate_audio(data, jobs, rate)
+    return findings
+
+
+def validate_audio(data: DataDir, jobs: int, rate: int) -> list[Finding]:
+    lines = {id: line for id, (_, line) in read_table(data.path / "wav.scp")[0].items()}
+
+    def check(utterance: Utterance) -> Finding | None:
+        file, repair = str(data.path / "wav.scp"), fix_command(data.path)
+        if "|" in (utterance.audio[:1], utterance.audio[-1:]):
+            return None  # a command pipe, which the tables' check reports
+        try:
+            seconds = len(read_audio(utterance.audio, rate)) / rate
+        except AudioError as error:
+            repair = f"run `speechmerge format --data {data.path}`" if error.convertible else repair
+            return Finding(file, lines[utterance.id], utterance.id, f"{utterance.audio}: {error.problem}", repair)
+        if utterance.duration is not None and abs(utterance.duration - seconds) > DURATION_TOLERANCE:
+            return Finding(str(data.path / "utt2dur"), None, utterance.id,
+                           f"found {utterance.duration:.3f} s, but {utterance.audio} has {seconds:.3f} s", repair)
+        return None
+
+    with ThreadPoolExecutor(jobs) as pool:  # libsndfile decodes outside the interpreter's lock
+        return [finding for finding in pool.map(check, data.utterances.values()) if finding]
+
+
+def fix(path, audio: bool = True, jobs: int = 1) -> list[str]:
+    """Repair a data directory in place and say what was done; the tables as they were are copied to `.backup`.
+
+    Sorts; removes BOMs, CRLF, invisible characters, blank lines and repeated lines; keeps only utterances that have an entry
+    in every table, a transcript and, with `audio`, audio that can be decoded; makes spk2utt and utt2dur again.
+    Raises SpeechMergeError, before anything is changed, where a human has to decide.
+    """
+    path = Path(path)
+    findings = validate(path, audio, jobs)
+    by_hand = [f for f in findings if f.fix != fix_command(path) and "speechmerge format" not in f.fix]
+    if by_hand:
+        raise SpeechMergeError(f"{by_hand[0]} (cannot be repaired automatically; nothing was changed)")
+    if all("speechmerge format" in finding.fix for finding in findings):
+        return []
+    back_up(path)
+    done = [f"{path / name}: lines cleaned and sorted" for name in [*owned_tables(path), "labels"] if clean_table(path / name)]
+    data, _ = read_tables(path)
+    kept, dropped = complete_utterances(data, {f.id for f in findings if f.file == str(path / "wav.scp")} if audio else set())
+    done += [f"{path}: dropped {count} utterances: {reason}" for reason, count in sorted(dropped.items())]
+    if not kept:
+        raise SpeechMergeError(f"{path}: no utterance would be left ({'; '.join(done)}); its tables are in {path / BACKUP}")
+    trials = data.trials and [trial for trial in data.trials if trial.enrol in kept and trial.test in kept]
+    if trials != data.trials:
+        done.append(f"{path}: dropped {len(data.trials) - len(trials)} trials of dropped utterances")
+    DataDir(path, kept, data.labels, trials).write()
+    return done or [f"{path}: spk2utt and utt2dur made again"]
+
+
+def back_up(path: Path):
+    """Copy the tables to `.backup`, unless an earlier repair has already saved the original ones there."""
+    for name in [*owned_tables(path), "labels"]:
+        if (path / name).is_file() and not (path / BACKUP / name).exists():
+            (path / BACKUP).mkdir(exist_ok=True)
+            shutil.copy2(path / name, path / BACKUP / name)
+
+
+def clean_table(file: Path) -> bool:
+    """Rewrite a table without what nobody can see, sorted (labels keep their order), each id once. True if it changed."""
+    if not file.is_file():
+        return False
+    rows = {}
+    for line in read_lines(file)[0]:
+        line = clean_text(line)
+        if line:
+            rows.setdefault(line if file.name == "labels" else split_row(line)[0], line)
+    lines = list(rows.values()) if file.name == "labels" else [rows[id] for id in sorted(rows)]
+    text = "".join(f"{line}\n" for line in lines)
+    changed = text.encode() != file.read_bytes()
+    if changed:
+        write_text(file, text)
+    return changed
+
+
+def clean_text(line: str) -> str:
+    """No-break spaces and line separators become spaces, other invisible characters vanish."""
+    hidden = set(invisible_characters(line))
+    spaces = NO_BREAK_SPACES + "\u2028\u2029\u0085"
+    return "".join(" " if c in spaces else "" if c in hidden else c for c in line).strip()
+
+
+def complete_utterances(data: DataDir, suspects: set[str]) -> tuple[dict[str, Utterance], Counter]:
+    """The utterances to keep, with durations of the audio where utt2dur exists, and the reasons of the others."""
+    tables = {name: rows for name, rows in data.tables().items() if name not in ("spk2utt", "trials")}
+    kept, dropped = {}, Counter()
+    for id, utterance in data.utterances.items():
+        absent = [name for name, rows in tables.items() if name != "utt2dur" and not rows.get(id)]
+        problem = f"no entry in {absent[0]}" if absent else audio_problem(utterance) if id in suspects else None
+        if problem:
+            dropped[problem] += 1
+            continue
+        kept[id] = utterance
+        if "utt2dur" in tables:
+            kept[id] = replace(utterance, duration=audio_info(utterance.audio)[0])
+    return kept, dropped
+
+
+def audio_problem(utterance: Utterance) -> str | None:
+    """Why the audio cannot be used at all; another rate or several channels are left to `format`."""
+    try:
+        read_audio(utterance.audio, resample=True, downmix=True)
+    except AudioError as error:
+        return error.problem
+    return None
