@@ -144,7 +144,7 @@ install_torchaudio() {
 install_project() {
     advice="Check the network (a proxy: HTTPS_PROXY, a mirror: PIP_INDEX_URL) and run tools/setup.sh again."
     say "installing speechmerge with its extras ($extras)"
-    printf 'torch==%s\n' "$("$venv/bin/python" -c 'import torch; print(torch.__version__)')" >"$venv/constraints.txt"
+    printf 'torch==%s\n' "$("$venv/bin/python" -c 'import torch; print(torch.__version__)' 2>>"$log")" >"$venv/constraints.txt"
     install --constraint "$venv/constraints.txt" --editable "$root${extras:+[$extras]}"
 }
 

@@ -1,0 +1,58 @@
+# Environment of the recipes; source it, also by hand:   cd egs/mini && . ../../utils/path.sh && python -m speechmerge list
+# Sets SPEECHMERGE_ROOT, PATH, locale, threads, and activates the environment that tools/setup.sh made.
+# shellcheck shell=bash
+
+if [ -z "${BASH_VERSION-}" ] || [ "${BASH_VERSINFO[0]}" -lt 4 ]; then
+    echo "SpeechMerge needs bash 4 or later, this is ${BASH_VERSION:-another shell} (macOS: brew install bash)" >&2
+    exit 2
+fi
+
+SPEECHMERGE_ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+export SPEECHMERGE_ROOT
+case :$PATH: in
+    *:"$SPEECHMERGE_ROOT/utils":*) ;;
+    *) export PATH=$SPEECHMERGE_ROOT/utils:$PATH ;;
+esac
+
+export LC_ALL=C                # ids sort by bytes
+export PYTHONUTF8=1            # text is UTF-8 although the locale is C
+export PYTHONIOENCODING=UTF-8
+export PYTHONPATH=$SPEECHMERGE_ROOT${PYTHONPATH:+:$PYTHONPATH} # this tree's code, whatever tree the environment was made in
+export TOKENIZERS_PARALLELISM=false # data loaders fork
+
+# Threads of a single process: all cores it may use, at most 16; `local.sh` shares them out among its jobs.
+count_cores() { nproc 2>/dev/null || getconf _NPROCESSORS_ONLN; }
+if [ -z "${OMP_NUM_THREADS-}" ]; then
+    OMP_NUM_THREADS=$(count_cores)
+    if [ "$OMP_NUM_THREADS" -gt 16 ]; then OMP_NUM_THREADS=16; fi
+    export OMP_NUM_THREADS
+fi
+
+# Makes the environment where it is missing or older than setup.py. A SPEECHMERGE_VENV of the user's is taken as it is.
+ensure_environment() {
+    local venv=${SPEECHMERGE_VENV:-$SPEECHMERGE_ROOT/.venv}
+    if [ -z "${SPEECHMERGE_VENV-}" ]; then
+        if [ ! -e "$venv/setup.done" ] || [ "$SPEECHMERGE_ROOT/setup.py" -nt "$venv/setup.done" ]; then
+            "$SPEECHMERGE_ROOT/tools/setup.sh"
+        fi
+    fi
+    activate_environment
+}
+
+activate_environment() {
+    local venv=${SPEECHMERGE_VENV:-$SPEECHMERGE_ROOT/.venv}
+    if [ ! -x "$venv/bin/python" ]; then
+        echo "there is no Python environment in $venv: run $SPEECHMERGE_ROOT/tools/setup.sh" >&2
+        return 1
+    fi
+    export VIRTUAL_ENV=$venv
+    case $PATH in
+        "$venv/bin":*) ;;
+        *) export PATH=$venv/bin:$PATH ;;
+    esac
+    unset PYTHONHOME
+}
+
+case $- in
+    *i*) activate_environment ;; # sourced by hand
+esac
