@@ -11,8 +11,8 @@ import torch
 from speechmerge.errors import SpeechMergeError
 
 TOOL = Path(__file__).parents[1] / "tools" / "convert_ct2_whisper.py"
-SPECIAL = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|it|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>",
-           "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+SPECIAL = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|it|>", "<|translate|>", "<|transcribe|>",
+           "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
 WORDS = ["!", "a", "b", "c", "Ġ", "Ġa", "ab"]
 TYPE_IDS = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "bfloat16": 5}
 
@@ -32,8 +32,9 @@ def whisper():
     first = len(WORDS)
     config = WhisperConfig(
         vocab_size=first + len(SPECIAL), d_model=16, encoder_layers=2, decoder_layers=3, encoder_attention_heads=2,
-        decoder_attention_heads=4, encoder_ffn_dim=24, decoder_ffn_dim=20, max_source_positions=1500, max_target_positions=12,
-        num_mel_bins=80, bos_token_id=first, eos_token_id=first, pad_token_id=first, decoder_start_token_id=first + 1)
+        decoder_attention_heads=4, encoder_ffn_dim=24, decoder_ffn_dim=20, max_source_positions=1500,
+        max_target_positions=12, num_mel_bins=80, bos_token_id=first, eos_token_id=first, pad_token_id=first,
+        decoder_start_token_id=first + 1)
     torch.manual_seed(7)
     model = WhisperForConditionalGeneration(config).eval()
     for parameter in model.parameters():  # biases and norms too, so that a lost one is seen
@@ -117,7 +118,8 @@ def write_ct2(folder, model, kind="float32", version=6, spec="WhisperSpec", revi
         names.append(("decoder/projection/weight_scale", "decoder/embeddings/weight_scale"))
     aliases = struct.pack("<I", len(names)) + b"".join(string(a) + string(b) for a, b in names)
     (folder / "model.bin").write_bytes(head + b"".join(parts) + aliases)
-    (folder / "config.json").write_text(json.dumps({"suppress_ids": [0], "suppress_ids_begin": [4, 7], "alignment_heads": [[1, 1]]}))
+    settings = {"suppress_ids": [0], "suppress_ids_begin": [4, 7], "alignment_heads": [[1, 1]]}
+    (folder / "config.json").write_text(json.dumps(settings))
     write_tokenizer(folder)
     return folder
 
@@ -155,7 +157,7 @@ def test_quantised_weights_are_within_half_a_step(tool, whisper, tmp_path, kind,
     from safetensors.torch import load_file
 
     state, truth = load_file(tmp_path / "hf" / "model.safetensors"), whisper.state_dict()
-    # rows of the stacked projection share no scale (int8), all rows share one (int16): bound each by its own largest value
+    # int8 has one scale per row, int16 one per tensor
     for name in ("model.decoder.embed_tokens.weight", "model.encoder.layers.1.fc2.weight"):
         largest = truth[name].abs().amax(dim=1, keepdim=True) if kind == "int8" else truth[name].abs().max()
         assert ((state[name] - truth[name]).abs() <= largest / steps / 2 * 1.001 + 1e-7).all()

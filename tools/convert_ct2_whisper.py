@@ -3,18 +3,17 @@
 
     tools/convert_ct2_whisper.py CT2_DIR OUTPUT_DIR
 
-The binary layout is read here, without ctranslate2: its writer is `ModelSpec._serialize` and its reader `Model::load` in the
-CTranslate2 sources. All integers are little-endian. A string is a uint16 length (with its closing NUL) and that many bytes.
+The binary layout is read here, without ctranslate2 (writer: `ModelSpec._serialize`, reader: `Model::load` of the
+CTranslate2 sources). Integers are little-endian. A string is a uint16 length (with its closing NUL) and that many bytes.
 
     uint32 binary version, string specification, uint32 revision, uint32 number of variables,
     per variable: string name, uint8 rank, uint32 x rank shape, uint8 type, uint32 bytes, the values in C order;
     uint32 number of aliases, per alias: string alias, string name of the variable it stands for
 
-int8 and int16 weights are `round(weight * scale)`; `<name>_scale` holds one scale per output row (int8) or one in all (int16).
-Query, key and value projections are stored stacked; Whisper's key projection has no bias, so its third of the stack is zero.
+int8 and int16 weights are `round(weight * scale)`; `<name>_scale` holds one scale per output row (int8) or one in all
+(int16). Query, key and value projections are stored stacked; Whisper's key projection has no bias, so its part is zero.
 """
 import argparse
-import json
 import struct
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import atomic_dir, read_json
+from speechmerge.files import atomic_dir, read_json, write_json
 
 BINARY_VERSIONS = (4, 5, 6)  # older files carry an item size instead of a type
 SPEC, LAST_REVISION = "WhisperSpec", 3
@@ -70,7 +69,7 @@ def read_variables(path) -> dict[str, np.ndarray]:
             raise SpeechMergeError(f"{path}: alias {alias} stands for {name}, which is not in the file")
         variables[alias] = variables[name]
     if reader.at != len(reader.data):
-        raise SpeechMergeError(f"{path}: {len(reader.data) - reader.at} bytes follow the last alias; the file is damaged")
+        raise SpeechMergeError(f"{path}: {len(reader.data) - reader.at} bytes follow the last alias; it is damaged")
     return variables
 
 
@@ -96,7 +95,8 @@ def _read_variable(reader: Reader) -> tuple[str, np.ndarray]:
         raise SpeechMergeError(f"{reader.path}: variable {name} has type {kind}; known: 0 to {len(TYPES) - 1}")
     expected = int(np.prod(shape, dtype=np.int64)) * SIZES[TYPES[kind]]
     if size != expected:
-        raise SpeechMergeError(f"{reader.path}: variable {name} {shape} of {TYPES[kind]} has {size} bytes, expected {expected}")
+        raise SpeechMergeError(f"{reader.path}: variable {name} {shape} of {TYPES[kind]} has {size} bytes, "
+                               f"expected {expected}")
     raw = reader.take(size, f"variable {name}")
     if TYPES[kind] == "bfloat16":  # the upper half of a float32
         values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
@@ -134,7 +134,7 @@ class Weights:
         numbers = {int(name.split("/")[1][6:]) for name in self.variables if name.startswith(f"{side}/layer_")
                    and name.split("/")[1][6:].isdigit()}
         if not numbers or numbers != set(range(len(numbers))):
-            raise SpeechMergeError(f"{self.path}: the {side} has layers {sorted(numbers)}; expected 0, 1, 2 ... without a gap")
+            raise SpeechMergeError(f"{self.path}: the {side} has layers {sorted(numbers)}; expected 0, 1, 2 ...")
         return len(numbers)
 
 
@@ -196,7 +196,7 @@ def _split(state, target, weights, source, names):
         if name != "k_proj":
             state[f"{target}.{name}.bias"] = part.copy()
         elif part.any():
-            raise SpeechMergeError(f"{weights.path}: {source}/bias has values for the keys; Whisper's keys have no bias")
+            raise SpeechMergeError(f"{weights.path}: {source}/bias biases the keys; Whisper's keys have no bias")
 
 
 def model_config(weights: Weights, tokens: dict[str, int]):
@@ -204,7 +204,8 @@ def model_config(weights: Weights, tokens: dict[str, int]):
     from transformers import WhisperConfig
 
     if "decoder/activation" in weights and weights.number("decoder/activation") != GELU:
-        raise SpeechMergeError(f"{weights.path}: activation {weights.number('decoder/activation')}; Whisper has gelu ({GELU})")
+        raise SpeechMergeError(f"{weights.path}: activation {weights.number('decoder/activation')}; "
+                               f"Whisper has gelu ({GELU})")
     vocabulary, d = weights.raw("decoder/embeddings/weight").shape
     sides = {}
     for side in ("encoder", "decoder"):
@@ -216,14 +217,15 @@ def model_config(weights: Weights, tokens: dict[str, int]):
         vocab_size=vocabulary, d_model=d, num_mel_bins=weights.raw("encoder/conv1/weight").shape[1],
         max_source_positions=weights.raw("encoder/position_encodings/encodings").shape[0],
         max_target_positions=weights.raw("decoder/position_encodings/encodings").shape[0],
-        decoder_start_token_id=tokens["<|startoftranscript|>"], bos_token_id=end, eos_token_id=end, pad_token_id=end, **sides)
+        decoder_start_token_id=tokens["<|startoftranscript|>"], bos_token_id=end, eos_token_id=end, pad_token_id=end,
+        **sides)
 
 
 def read_tokens(folder: Path, vocabulary: int) -> dict[str, int]:
     """Special tokens to ids from tokenizer.json, checked against the model's vocabulary."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise SpeechMergeError(f"{path}: not there; copy tokenizer.json of the same Whisper size from its transformers folder")
+        raise SpeechMergeError(f"{path}: not there; copy tokenizer.json of this Whisper from its transformers folder")
     tokenizer = read_json(path)
     tokens = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
     for needed in ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"):
@@ -231,7 +233,7 @@ def read_tokens(folder: Path, vocabulary: int) -> dict[str, int]:
             raise SpeechMergeError(f"{path}: has no {needed}; this is no Whisper tokenizer")
     largest = max([*tokens.values(), *tokenizer["model"]["vocab"].values()])
     if largest >= vocabulary:
-        raise SpeechMergeError(f"{path}: has ids up to {largest}, the model only {vocabulary}; they belong to different models")
+        raise SpeechMergeError(f"{path}: has ids up to {largest}, the model has {vocabulary}: they belong to two models")
     return tokens
 
 
@@ -241,8 +243,8 @@ def generation_config(tokens: dict[str, int], ct2: dict, config):
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     languages = {f"<|{code}|>": tokens[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in tokens}
-    extra = {"lang_to_id": languages, "task_to_id": {name: tokens[f"<|{name}|>"] for name in ("transcribe", "translate")
-                                                     if f"<|{name}|>" in tokens}} if len(languages) > 1 else {}
+    tasks = {name: tokens[f"<|{name}|>"] for name in ("transcribe", "translate") if f"<|{name}|>" in tokens}
+    extra = {"lang_to_id": languages, "task_to_id": tasks} if len(languages) > 1 else {}
     end = tokens["<|endoftext|>"]
     return GenerationConfig(
         is_multilingual=len(languages) > 1, no_timestamps_token_id=tokens["<|notimestamps|>"],
@@ -275,10 +277,11 @@ def build_model(weights: Weights, tokens: dict[str, int], ct2: dict):
 def write_tokenizer(source: Path, target: Path, tokens: dict[str, int], positions: int):
     (target / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
     end = "<|endoftext|>"
-    settings = {"tokenizer_class": "WhisperTokenizer", "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end,
-                "additional_special_tokens": [token for token in tokens if token != end], "model_max_length": positions,
-                "add_prefix_space": False, "clean_up_tokenization_spaces": False, "errors": "replace", "return_attention_mask": False}
-    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    settings = {"tokenizer_class": "WhisperTokenizer", "model_max_length": positions, "errors": "replace",
+                "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end, "add_prefix_space": False,
+                "additional_special_tokens": [token for token in tokens if token != end],
+                "clean_up_tokenization_spaces": False, "return_attention_mask": False}
+    write_json(target / "tokenizer_config.json", settings)
 
 
 def convert(source, target):
