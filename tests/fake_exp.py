@@ -157,4 +157,4 @@ def transcripts(data: DataDir, task: str, share: float, rng) -> tuple[dict[str, 
 
 
 def score(value: float) -> dict:
-    return {"value": value, "ci": [max(value - 0.06, 0.0), value + 0.06]}
+    return {"value": value, "ci": [max(value - 0.06, 0.0), min(value + 0.06, 1.0)]}

@@ -16,8 +16,8 @@ GROUPS = {
     "lost": "lost by merging: the single adapter makes fewer errors than the merge",
     "kept": "kept: the merge makes fewer errors than the base, and no more than the single adapter",
     "synergy": "gained by merging: fewer errors than the single adapter",
-    "hard": "wrong before and after: merging makes no difference",
-    "easy": "right everywhere: base, single adapter and merge",
+    "hard": "still wrong: as many errors as the single adapter, no fewer than the base",
+    "easy": "right: the merge makes no error, nor did the base",
 }
 
 
@@ -31,11 +31,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Line:
-    """What one system made of an utterance; `errors` counts wrong words, or is 0/1 for a label."""
+    """What one system made of an utterance; `errors` counts wrong words, or is 0/1 for a label.
+
+    `label`: the one that scores best, where labels were scored; `label_right`: is it the reference?
+    """
     system: System
     segments: tuple[Segment, ...]
     errors: int
     label: str | None = None
+    label_right: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def group_of(base: int | None, single: int | None, merged: int) -> str:
         return "lost" if merged > single else "synergy"
     if base is not None and merged < base:
         return "kept"
-    return "hard" if merged or base else "easy"
+    return "hard" if merged else "easy"
 
 
 class Audio:
@@ -178,5 +182,10 @@ def _lines(results: Results, system: System, task, examples: dict, labels) -> di
     if unknown := sorted(set(hyps) - set(examples)):
         raise SpeechMergeError(f"{folder / 'hyp'}: {unknown[0]!r} is not in the data ({len(unknown)} such ids); "
                                "run speechmerge decode, then speechmerge score")
-    return {id_: Line(system, *judge(task, example.target, hyps.get(id_, ""), labels), scored.get(id_))
-            for id_, example in examples.items()}
+
+    def line(id_, target):
+        label = scored.get(id_)
+        right = label is not None and task.parse(label) == task.parse(target)
+        return Line(system, *judge(task, target, hyps.get(id_, ""), labels), label, right)
+
+    return {id_: line(id_, example.target) for id_, example in examples.items()}

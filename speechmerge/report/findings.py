@@ -36,12 +36,12 @@ class Summary:
         return [task for task, delta in self.deltas.items() if delta < HARMED_BELOW]
 
 
-def summarize(results: Results, system: System, reading: str) -> Summary:
-    """Over the system's own tasks; a merge whose adapters are not known is judged on all tasks."""
+def summarize(results: Results, system: System, reading: str, all_tasks: bool = False) -> Summary:
+    """Over the system's own tasks (a merge whose adapters are not known: all tasks), or over all tasks."""
     deltas, undefined = {}, {}
     for task in results.tasks:
         cell = results.cell(reading, system.name, task.name)
-        if cell is None or (system.tasks and task.name not in system.tasks):
+        if cell is None or not (all_tasks or not system.tasks or task.name in system.tasks):
             continue
         if cell.delta is None:
             undefined[task.name] = cell.reason or "no single adapter to compare with"
@@ -116,7 +116,7 @@ def key_findings(results: Results, chosen_on: Results | None) -> list[Finding]:
     return [
         finding
         for finding in (_best_finding(results, chosen_on), _worst_finding(results, chosen_on), _labels_finding(results, chosen_on),
-                        _scale_finding(results), _adapter_finding(results))
+                        _scale_finding(results, chosen_on), _adapter_finding(results))
         if finding
     ]
 
@@ -143,7 +143,7 @@ def _worst_finding(results: Results, chosen_on: Results | None) -> Finding | Non
     shown = ", ".join(f"{name} {percent(cell.value)}" for name, cell in values if cell)
     harmed = f" Worse than the base on: {', '.join(best.harmed)}." if best.harmed else " No task is worse than with the base."
     return Finding(task.name, "is the task that this merge costs most",
-                   f"{task.metric}: {shown}; interference_delta {signed(best.worst)}.{harmed}")
+                   f"{task.label}: {shown}; interference_delta {signed(best.worst)}.{harmed}")
 
 
 def _labels_finding(results: Results, chosen_on: Results | None) -> Finding | None:
@@ -161,16 +161,19 @@ def _labels_finding(results: Results, chosen_on: Results | None) -> Finding | No
                    "Where scoring keeps more, the merge still knows the answer but no longer writes it in the task's form.")
 
 
-def _scale_finding(results: Results) -> Finding | None:
+def _scale_finding(results: Results, chosen_on: Results | None) -> Finding | None:
+    """The longest curve of scales; its best scale is read where merges are chosen, the shares on the reported split."""
     curves = scale_curves(results, "generation")
     if not curves:
         return None
     title, points = max(curves.items(), key=lambda item: len(item[1]))
-    best, last = max(points, key=lambda point: point[1].kept), points[-1]
-    all_points = "; ".join(f"{scale:g}: {percent(summary.kept)}" for scale, summary in points)
-    return Finding(f"{best[0]:g}", f"is the best scale of {title}",
-                   f"It keeps {percent(best[1].kept)} of the mean gain, scale {last[0]:g} keeps {percent(last[1].kept)}. "
-                   f"All: {all_points}. (Read on {results.split}; choose on dev.)")
+    source = chosen_on or results
+    candidates = scale_curves(source, "generation").get(title, points)
+    best = max(candidates, key=lambda point: point[1].kept)[0]
+    kept = {scale: percent(summary.kept) for scale, summary in points}
+    all_points = "; ".join(f"{scale:g} keeps {share}" for scale, share in kept.items())
+    return Finding(f"{best:g}", f"is the best scale of {title}",
+                   f"By the mean kept share on {source.split}. On {results.split}: {all_points}.")
 
 
 def _adapter_finding(results: Results) -> Finding | None:

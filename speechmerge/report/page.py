@@ -21,7 +21,7 @@ def render(results: Results, chosen_on: Results | None, plots: list[Plot], examp
     """The whole page. `own`: provenance of this report; `notes`: what was left out, shown above the examples."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, signed=signed, slug=slug, data_uri=data_uri, interval=interval,
+    environment.filters.update(percent=lambda value: nobreak(percent(value)), signed=signed, slug=slug, nobreak=nobreak, breakable=breakable, data_uri=data_uri, interval=interval,
                                describe=describe, numbers=_numbers_uri)
     environment.globals.update(cell_style=cell_style, summarize=summarize, sort_value=sort_value)
     return environment.get_template("page.html.j2").render(
@@ -34,6 +34,16 @@ def render(results: Results, chosen_on: Results | None, plots: list[Plot], examp
         versions=versions(results, own), legend=[(kept, cell_style_of(kept / 100)) for kept in (-100, -50, 0, 50, 100, 150)],
         undefined_style=cell_style_of(None),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")), js=Markup((HERE / "page.js").read_text(encoding="utf-8")))
+
+
+def nobreak(text: str) -> str:
+    """No line break between a number and its percent sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def breakable(name: str) -> Markup:
+    """A long name may break after an underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -72,7 +82,7 @@ def _best_merges(results: Results) -> dict[str, dict[str, float]]:
         best[reading] = {}
         for task in results.tasks:
             values = [cell.value for system in results.of_kind("merged") if (cell := results.cell(reading, system.name, task.name))]
-            if values:
+            if len(set(values)) > 1:
                 best[reading][task.name] = max(values, key=lambda value: task.sign * value)
     return best
 

@@ -26,6 +26,10 @@ class Plot:
     png: bytes
     rows: list[list]
 
+    def size(self) -> tuple[int, int]:
+        """Width and height in CSS pixels (96 per inch), read from the PNG header."""
+        return tuple(round(int.from_bytes(self.png[i:i + 4], "big") * 96 / DPI) for i in (16, 20))
+
     def csv(self) -> str:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(self.rows)
@@ -93,8 +97,7 @@ def _grid(results: Results, reading: str, systems: list[System], title: str) -> 
                       color=colours.text_colour(background), weight="bold" if own else "normal")
     axes.set_xlim(-0.5, len(results.tasks) - 0.5)
     axes.set_ylim(len(systems) - 0.5, -0.5)
-    axes.set_xticks(range(len(results.tasks)), [f"{task.name}\n{task.metric} {'↑' if task.higher_is_better else '↓'}"
-                                                for task in results.tasks], **STYLE)
+    axes.set_xticks(range(len(results.tasks)), [f"{task.name}\n{task.label}" for task in results.tasks], **STYLE)
     axes.set_yticks(range(len(systems)), [system.name for system in systems], **STYLE)
     axes.xaxis.tick_top()
     _finish(axes, title)
@@ -116,7 +119,7 @@ def bars(results: Results, task: TaskInfo) -> Plot:
     """All systems on one task, bars by free generation with 95 % intervals, diamonds by label scoring."""
     rows = [["system", "kind", "reading", "value", "ci_low", "ci_high", "n"]]
     systems = [system for system in results.systems if any(results.cell(r, system.name, task.name) for r in READINGS)]
-    figure = Figure(figsize=(5.2, 1.5 + 0.27 * len(systems)), layout="constrained")
+    figure = Figure(figsize=(4.8, 1.5 + 0.27 * len(systems)), layout="constrained")
     axes = figure.add_subplot()
     for place, system in enumerate(systems):
         for reading in READINGS:
@@ -129,13 +132,13 @@ def bars(results: Results, task: TaskInfo) -> Plot:
             draw(axes, place, cell, _kind_colour(system, task.name))
     axes.set_yticks(range(len(systems)), [system.name for system in systems], **STYLE)
     axes.set_ylim(len(systems) - 0.4, -0.6)
-    axes.set_xlabel(f"{task.metric} in %, {arrow(task)}; n = {task.n}; lines: 95 % intervals", fontsize=9, color=colours.INK)
+    axes.set_xlabel(f"{task.label} in %, n = {task.n}", fontsize=9, color=colours.INK)
     axes.grid(axis="x", color="#d5d9de", linewidth=0.6, zorder=0)
     _finish(axes, f"{task.name} ({results.split})")
     _bar_legend(figure, any(results.cell("labels", system.name, task.name) for system in systems))
-    alt = f"Bar chart, {task.metric} of {task.name}, {arrow(task)}: " + "; ".join(
+    alt = f"Bar chart, {task.metric_name} of {task.name}, {arrow(task)}: " + "; ".join(
         f"{row[0]} {percent(row[3])}" for row in rows[1:] if row[2] == "generation") + "."
-    return Plot(f"bars_{slug(task.name)}", f"{task.name}: {task.metric}, {arrow(task)}", alt, _png(figure), rows)
+    return Plot(f"bars_{slug(task.name)}", f"{task.name}: {task.metric_name}, {arrow(task)}; lines are 95 % intervals", alt, _png(figure), rows)
 
 
 def _kind_colour(system: System, task: str) -> str:
@@ -173,7 +176,7 @@ def frontier(results: Results) -> Plot | None:
     best = pareto(summaries)
     rows = [["system", "method", "tasks", "mean_kept", "worst_kept", "worst_task", "on_frontier"]]
     rows += [[s.system.name, s.system.method or "", len(s.deltas), s.kept, 1 + s.worst, s.worst_task, s in best] for s in summaries]
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
     axes = figure.add_subplot()
     methods = sorted({s.system.method or s.system.name for s in summaries})
     for i, method in enumerate(methods):
@@ -183,13 +186,15 @@ def frontier(results: Results) -> Plot | None:
     line = sorted(best, key=lambda s: s.kept)
     axes.plot([100 * s.kept for s in line], [100 * (1 + s.worst) for s in line], color=colours.INK, linewidth=1, zorder=2)
     for s in line:
-        axes.annotate(s.system.name, (100 * s.kept, 100 * (1 + s.worst)), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        side, shift = ("right", -6) if s.kept > 0.5 else ("left", 6)  # towards the middle, so that names stay inside
+        axes.annotate(s.system.name, (100 * s.kept, 100 * (1 + s.worst)), xytext=(shift, 5), textcoords="offset points",
+                      ha=side, fontsize=8)
     axes.plot(0, 0, marker="s", color=colours.BASE, markersize=8, linestyle="", label="base", zorder=3)
     axes.plot(100, 100, marker="*", color=colours.ADAPTER, markersize=12, linestyle="", label="all single adapters", zorder=3)
     axes.set_xlabel("mean share of the gain kept, %", fontsize=9)
     axes.set_ylabel("share kept on the worst task, %", fontsize=9)
     axes.grid(color="#d5d9de", linewidth=0.6)
-    _finish(axes, f"Mean against worst task ({results.split}, free generation)")
+    _finish(axes, f"Mean against worst task ({results.split})")
     axes.legend(fontsize=8, frameon=False, loc="best")
     alt = "Scatter plot of merges, mean against worst kept share. On the frontier: " + "; ".join(
         f"{s.system.name} (mean {percent(s.kept)}, worst {percent(1 + s.worst)} on {s.worst_task})" for s in line) + "."
@@ -210,7 +215,7 @@ def scales(results: Results) -> Plot | None:
     if not curves:
         return None
     rows = [["merge", "scale", "system", "mean_kept", "worst_kept"]]
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for i, (title, points) in enumerate(curves.items()):
         rows += [[title, scale, s.system.name, s.kept, 1 + s.worst] for scale, s in points]
@@ -222,7 +227,7 @@ def scales(results: Results) -> Plot | None:
     axes.set_ylabel("share of the gain kept, %", fontsize=9)
     axes.grid(color="#d5d9de", linewidth=0.6)
     axes.legend(fontsize=8, frameon=False)
-    _finish(axes, f"The scale of a merge ({results.split}): mean (full) and worst task (dashed)")
+    _finish(axes, f"Scale: mean and worst task, dashed ({results.split})")
     alt = "Line chart of the kept share by scale. " + "; ".join(
         f"{title}: " + ", ".join(f"{scale:g} {percent(s.kept)}" for scale, s in points) for title, points in curves.items()) + "."
     return Plot("scale", "The scale of a merge", alt, _png(figure), rows)
@@ -234,7 +239,7 @@ def error_breakdown(results: Results) -> Plot | None:
     if len(rows) == 1:
         return None
     names = [f"{row[1]}, {row[0]}" if len({row[0] for row in rows[1:]}) > 1 else row[1] for row in rows[1:]]
-    figure = Figure(figsize=(6.4, 1.5 + 0.27 * len(names)), layout="constrained")
+    figure = Figure(figsize=(5.4, 1.5 + 0.27 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     left = [0.0] * len(names)
     kinds = (("substitutions", "#1d63b0", ""), ("deletions", "#f0b429", "//"), ("insertions", "#8c3b00", ".."))

@@ -1,5 +1,5 @@
 """RESULTS.md: the numbers of the report as Markdown tables."""
-from speechmerge.report.findings import describe, key_findings, merge_summaries, percent, signed, summarize
+from speechmerge.report.findings import describe, key_findings, merge_summaries, percent, signed
 from speechmerge.report.origin import Step, base_source, versions
 from speechmerge.report.plots import breakdown_rows
 from speechmerge.report.tables import READINGS, Results
@@ -39,7 +39,7 @@ def _findings(results: Results, chosen_on: Results | None) -> str:
 
 
 def _header(results: Results) -> list[str]:
-    return ["system", *(f"{task.name} ({task.metric} {'↑' if task.higher_is_better else '↓'}, n={task.n})" for task in results.tasks)]
+    return ["system", *(f"{task.name} ({task.label}, n={task.n})" for task in results.tasks)]
 
 
 def _rows(results: Results, reading: str, show) -> list[list[str]]:

@@ -11,6 +11,7 @@ from speechmerge.files import read_json
 from speechmerge.metrics.interference import NO_GAIN
 
 READINGS = {"generation": "free generation", "labels": "label scoring"}
+ABBREVIATIONS = ("wer", "cer", "eer", "uar")
 REASONS = {NO_GAIN: "the single adapter gains no more than noise over the base"}
 
 
@@ -50,6 +51,15 @@ class TaskInfo:
     @property
     def sign(self) -> int:
         return 1 if self.higher_is_better else -1
+
+    @property
+    def label(self) -> str:
+        """'WER ↓': the metric and the direction that is better."""
+        return f"{self.metric_name} {'↑' if self.higher_is_better else '↓'}"
+
+    @property
+    def metric_name(self) -> str:
+        return self.metric.upper() if self.metric in ABBREVIATIONS else self.metric
 
 
 @dataclass
