@@ -83,12 +83,13 @@ def corpus(template, tmp_path):
 
 
 def prepare(corpus, output, **options):
-    counts = CORPORA.get("asterisk")().prepare(output, corpus, ["it"], **options)
-    return counts["it"], {name: DataDir.read(output / "it" / name) for name in ("train", "dev", "test")}
+    directories = CORPORA.get("asterisk")().prepare(output, corpus, ["it"], **options)
+    assert directories == [output / "it" / name for name in ("train", "dev", "test")]
+    return {directory.name: DataDir.read(directory) for directory in directories}
 
 
 def test_traps(corpus, tmp_path):
-    counts, splits = prepare(corpus, tmp_path / "data")
+    splits = prepare(corpus, tmp_path / "data")
     texts = {id: utterance.text for split in splits.values() for id, utterance in split.utterances.items()}
     for key, (_, expected) in TRAPS.items():
         id = f"it-{key.replace('/', '.')}"
@@ -97,7 +98,7 @@ def test_traps(corpus, tmp_path):
             assert asterisk.spoken_text(key, TRAPS[key][0], TRAPS)[1] == expected
         else:
             assert texts[id] == expected
-    assert sum(counts.values()) == len(texts) == 120 + 8
+    assert len(texts) == 120 + 8
     from speechmerge.files import read_json
 
     assert read_json(tmp_path / "data/it/prepare.json")["skipped"] == {
@@ -107,7 +108,7 @@ def test_traps(corpus, tmp_path):
 
 
 def test_data_directories(corpus, tmp_path):
-    _, splits = prepare(corpus, tmp_path / "data")
+    splits = prepare(corpus, tmp_path / "data")
     for split in splits.values():
         for utterance in split.utterances.values():
             assert (utterance.speaker, utterance.language) == ("it_carlo", "it")
@@ -125,7 +126,7 @@ def test_decoded_tone_is_the_encoded_one(tmp_path):
 
 
 def test_no_text_in_two_sets(corpus, tmp_path):
-    _, splits = prepare(corpus, tmp_path / "data")
+    splits = prepare(corpus, tmp_path / "data")
     letters = {name: {"".join(c for c in utterance.text.lower().replace("é", "e") if c.isalnum())
                       for utterance in split.utterances.values()} for name, split in splits.items()}
     assert not letters["train"] & letters["test"] and not letters["train"] & letters["dev"]
@@ -133,9 +134,9 @@ def test_no_text_in_two_sets(corpus, tmp_path):
 
 
 def test_split_depends_on_seed_and_text_only(corpus, tmp_path):
-    first = prepare(corpus, tmp_path / "a")[1]
-    again = prepare(corpus, tmp_path / "b")[1]
-    other = prepare(corpus, tmp_path / "c", seed=1)[1]
+    first = prepare(corpus, tmp_path / "a")
+    again = prepare(corpus, tmp_path / "b")
+    other = prepare(corpus, tmp_path / "c", seed=1)
     assert list(first["test"].utterances) == list(again["test"].utterances) != list(other["test"].utterances)
     assert first["test"].fingerprint() == again["test"].fingerprint()
     assert asterisk.split_of("Contraseña incorrecta.", 0) == asterisk.split_of("contrasena  Incorrecta", 0)
@@ -227,7 +228,7 @@ def test_download_from_debian_and_resumed(tmp_path, template):
     assert result.returncode == 0, result.stderr
     assert "Debian's packages" in result.stdout
     assert (tmp_path / "downloads/asterisk/it/LICENSE").read_text() == "CC BY"
-    assert prepare(tmp_path / "downloads/asterisk", tmp_path / "data")[0]["train"] > 60
+    assert len(prepare(tmp_path / "downloads/asterisk", tmp_path / "data")["train"].utterances) > 60
     again = download(tmp_path, "--languages", "it", tools=[("apt-get", "exit 1"), ("dpkg-deb", "exit 1")])
     assert again.returncode == 0 and again.stdout == ""  # complete: nothing is fetched
 

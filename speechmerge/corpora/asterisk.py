@@ -46,7 +46,7 @@ class Asterisk:
     languages = tuple(VOICES)
 
     def prepare(self, output_dir, corpus_dir, languages=None, seed=0, min_seconds=0.2, max_seconds=30.0):
-        """Write data/<lang>/{train,dev,test} for each language and return {lang: {split: utterances}}.
+        """Write the data directories <lang>/{train,dev,test} of each language (default: all five) and return their paths.
 
         Raises SpeechMergeError for a missing or incomplete corpus, UsageError for an unknown language.
         """
@@ -54,12 +54,13 @@ class Asterisk:
         for language in languages:
             if language not in VOICES:
                 raise UsageError(f"asterisk: language {language!r}; there are {', '.join(VOICES)}")
-        return {language: prepare_language(Path(output_dir) / language, Path(corpus_dir) / language, language, seed,
-                                           limits=(min_seconds, max_seconds)) for language in languages}
+        return [directory for language in languages
+                for directory in prepare_language(Path(output_dir) / language, Path(corpus_dir) / language, language, seed,
+                                                  limits=(min_seconds, max_seconds))]
 
 
-def prepare_language(output: Path, folder: Path, language: str, seed: int, limits) -> dict[str, int]:
-    """One language's data directories; the counts of its splits."""
+def prepare_language(output: Path, folder: Path, language: str, seed: int, limits) -> list[Path]:
+    """One language's data directories."""
     prompts, skipped = find_prompts(folder, language)
     splits = {"train": {}, "dev": {}, "test": {}}
     for key, (text, path) in sorted(prompts.items()):
@@ -73,11 +74,10 @@ def prepare_language(output: Path, folder: Path, language: str, seed: int, limit
         write_wav(wav, samples / np.float32(32768))
         seconds = len(samples) / RATE
         splits[split_of(text, seed)][id] = Utterance(id, str(wav), text, VOICES[language], language, seconds)
-    counts = {name: len(utterances) for name, utterances in splits.items()}
-    report(output, folder, language, counts, skipped)
+    report(output, folder, language, {name: len(utterances) for name, utterances in splits.items()}, skipped)
     for name, utterances in splits.items():
         DataDir(output / name, utterances).write()
-    return counts
+    return [output / name for name in splits]
 
 
 def report(output: Path, folder: Path, language: str, counts: dict[str, int], skipped: Counter):
