@@ -2,8 +2,8 @@
 
     result = error_rates(["a b c"], ["a x c"])     # result.wer == 1/3
 
-Empty references count: their insertions are errors, their zero words are in the denominator. Rates are never averaged over
-utterances.
+Empty references count: their insertions are errors, their zero words are in the denominator. Rates are never averaged
+over utterances.
 """
 import functools
 import unicodedata
@@ -21,9 +21,19 @@ APOSTROPHES = "'\u2019\u02bc"
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """counts, characters: int arrays [utterances, 4] with the columns hits, substitutions, deletions, insertions."""
-    counts: np.ndarray
-    characters: np.ndarray
+    """Aligned pairs of normalised texts. Alignments are made when they are first asked for."""
+    references: list[str]
+    hypotheses: list[str]
+
+    @functools.cached_property
+    def counts(self) -> np.ndarray:
+        """Words: int [utterances, 4] with the columns hits, substitutions, deletions, insertions."""
+        return alignment_counts(jiwer.process_words, self.references, self.hypotheses)
+
+    @functools.cached_property
+    def characters(self) -> np.ndarray:
+        """The same of characters; spaces count, as in jiwer and Kaldi."""
+        return alignment_counts(jiwer.process_characters, self.references, self.hypotheses)
 
     @property
     def wer(self) -> float:
@@ -54,15 +64,13 @@ def rate(counts: np.ndarray) -> float:
 
 
 def error_rates(references: list[str], hypotheses: list[str], normaliser: str = "basic") -> ErrorRates:
-    """Align each pair after normalising both sides. CER counts spaces, as jiwer and Kaldi do."""
+    """Pairs, normalised on both sides, ready to be counted."""
     if len(references) != len(hypotheses):
         raise SpeechMergeError(f"error rate: {len(references)} references but {len(hypotheses)} hypotheses")
     warn_if_marks_are_lost(normaliser, references)
     normalise = normaliser_by_name(normaliser)
-    references = [" ".join(normalise(text).split()) for text in references]
-    hypotheses = [" ".join(normalise(text).split()) for text in hypotheses]
-    return ErrorRates(alignment_counts(jiwer.process_words, references, hypotheses),
-                      alignment_counts(jiwer.process_characters, references, hypotheses))
+    return ErrorRates([" ".join(normalise(text).split()) for text in references],
+                      [" ".join(normalise(text).split()) for text in hypotheses])
 
 
 def alignment_counts(process, references, hypotheses) -> np.ndarray:
@@ -91,7 +99,8 @@ def basic(text: str) -> str:
     kept = []
     for c in unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()):
         kind = unicodedata.category(c)
-        kept.append(" " if kind[0] in "PSZ" or c in APOSTROPHES else "" if kind in ("Cf", "Cc") and not c.isspace() else c)
+        hidden = kind in ("Cf", "Cc") and not c.isspace()
+        kept.append(" " if kind[0] in "PSZ" or c in APOSTROPHES else "" if hidden else c)
     return " ".join("".join(kept).split())
 
 
