@@ -1,0 +1,153 @@
+# The stages of a recipe. Sourced by egs/<corpus>/run.sh, which stands in its own folder and has defined defaults().
+# shellcheck shell=bash disable=SC2154 # options are variables
+
+# shellcheck source=stages.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/stages.sh"
+
+stage "data|prepare" "data/<task>/<split> from the corpus"
+stage format "16 kHz mono audio, durations, checks"
+stage train "one adapter per task"
+stage merge "the merges of conf/merge"
+stage route "routers"
+stage decode "hypotheses of base, adapters and merges on every task"
+stage score "scores, interference and the report"
+stage analyze "what the adapters have in common"
+stage pack "folders to share, with model cards"
+
+stage_options score
+option corpus word "" "corpus to prepare; empty: data/ is made by local/data.sh or by hand"
+option corpus_dir path "" "where the corpus lies or is fetched to"
+option mini bool false "use the spoken miniature of the corpus"
+option model path base "pre-trained model: a folder or a name on the hub"
+option tasks words "" "tasks: data/<task>/<split>, one adapter each"
+option task word "" "the task of all, where --tasks are languages or sets; empty: as they are called"
+option train_split word train "split to train on"
+option dev_split word dev "split to choose checkpoints and coefficients on"
+option splits words test "splits to decode and score"
+option merges words all "merges to make: names of conf/merge/*.yaml"
+option systems words all "systems to decode: base, adapters, merges, or all"
+option routers words "" "routers to train: names of conf/route/*.yaml"
+option analyses words "" "analyses: names of conf/analyze/*.yaml"
+option pack words "" "systems to pack"
+option data_dir path data "data directories"
+option exp_dir path exp "everything that is made from them"
+machine_options
+option prepare_args args "" "more arguments for prepare; also below"
+option train_args args "" "for train, as '--lora-r 16 --epochs 3'"
+option merge_args args "" "for merge"
+option decode_args args "" "for decode"
+
+check_options() {
+    if [[ -z $tasks ]]; then usage_error "--tasks is empty: name at least one (a folder data/<task>/<split>)"; fi
+    read -ra task_list <<<"$tasks"
+    read -ra split_list <<<"$splits"
+    if ((${#split_list[@]} == 0)); then usage_error "--splits is empty: name at least one"; fi
+    read -ra system_list <<<"$systems"
+    merges=$(config_names merge --merges "$merges") || exit
+    routers=$(config_names route --routers "$routers") || exit
+    analyses=$(config_names analyze --analyses "$analyses") || exit
+    device=$(chosen_device)
+}
+
+do_data() {
+    if [[ -n $corpus_dir && ! -e $corpus_dir && -x local/download.sh ]]; then run local/download.sh "$corpus_dir"; fi
+    local words=()
+    add_words "$prepare_args"
+    if [[ -n $corpus_dir ]]; then words+=(--corpus-dir "$corpus_dir"); fi
+    if [[ $mini == true ]]; then words+=(--param mini=true); fi
+    if [[ -n $corpus ]]; then
+        speechmerge prepare --corpus "$corpus" --output-dir "$data_dir" --seed "$seed" --nj "$nj" --force "$force" \
+            ${words[@]+"${words[@]}"}
+    elif [[ -x local/data.sh ]]; then
+        run local/data.sh --data-dir "$data_dir" --nj "$nj" ${words[@]+"${words[@]}"}
+    else
+        skip "no --corpus and no local/data.sh: $data_dir/<task>/<split> is used as it is"
+    fi
+}
+
+do_format() {
+    local task split directories=()
+    for task in "${task_list[@]}"; do
+        for split in "$train_split" "$dev_split" "${split_list[@]}"; do
+            if [[ " ${directories[*]-} " != *" $data_dir/$task/$split "* ]]; then directories+=("$data_dir/$task/$split"); fi
+        done
+    done
+    speechmerge format --data "${directories[@]}" --nj "$nj" --force "$force"
+}
+
+do_train() {
+    local words=() lists name configs=()
+    lists=("TASK=$(join "${task_list[@]}")")
+    add_configs train
+    for name in "${task_list[@]}"; do
+        if [[ -e conf/train_$name.yaml ]]; then configs+=("conf/train_$name.yaml"); else configs+=(conf/train.yaml); fi
+    done
+    if [[ ${configs[*]} == *conf/train_* ]]; then # some tasks have more to say than conf/train.yaml
+        lists+=("CONFIG=$(join "${configs[@]}")")
+        words+=(--config CONFIG)
+    fi
+    if [[ -n $task ]]; then words+=(--task "$task" --name TASK); else words+=(--task TASK); fi
+    words+=(--model "$model" --data "$data_dir/TASK/$train_split" --dev "$data_dir/TASK/$dev_split")
+    words+=(--output-dir "$exp_dir/TASK/lora" --exp-dir "$exp_dir" --seed "$seed" --device "$device" --force "$force")
+    add_words "$train_args"
+    run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/train.TASK.log" train "${words[@]}"
+}
+
+do_merge() {
+    local name words=()
+    add_words "$merge_args"
+    for name in $merges; do
+        speechmerge merge --config "conf/merge/$name.yaml" --adapters "${task_list[@]}" --exp-dir "$exp_dir" --force "$force" \
+            ${words[@]+"${words[@]}"}
+    done
+    if [[ -z $merges ]]; then skip "no conf/merge/*.yaml is chosen, nothing to do"; fi
+}
+
+do_route() {
+    local name
+    for name in $routers; do
+        speechmerge train-router --config "conf/route/$name.yaml" --model "$model" --tasks "${task_list[@]}" --data "$data_dir" \
+            --exp-dir "$exp_dir" --output-dir "$exp_dir/router/$name" --seed "$seed" --device "$device" --force "$force"
+    done
+    if [[ -z $routers ]]; then skip "no --routers, nothing to do"; fi
+}
+
+do_decode() {
+    local split words=()
+    add_configs decode
+    words+=(--model "$model" --systems "${system_list[@]}" --tasks "${task_list[@]}" --data "$data_dir" --exp-dir "$exp_dir")
+    words+=(--device "$device" --force "$force")
+    add_words "$decode_args"
+    for split in "${split_list[@]}"; do
+        run_jobs "$decode_cmd" "JOB=1:$nj" "$exp_dir/log/decode.$split.JOB.log" decode "${words[@]}" \
+            --split "$split" --shard "JOB/$nj"
+    done
+}
+
+do_score() {
+    local split
+    for split in "${split_list[@]}"; do
+        speechmerge score --tasks "${task_list[@]}" --data "$data_dir" --split "$split" --exp-dir "$exp_dir"
+    done
+    speechmerge report --data "$data_dir" --split "$split" --dev-split "$dev_split" --exp-dir "$exp_dir" \
+        --output-dir "$exp_dir/report"
+}
+
+do_analyze() {
+    local name
+    for name in $analyses; do
+        speechmerge analyze --config "conf/analyze/$name.yaml" --model "$model" --adapters "${task_list[@]}" --data "$data_dir" \
+            --exp-dir "$exp_dir" --output-dir "$exp_dir/analysis/$name" --device "$device" --force "$force"
+    done
+    if [[ -z $analyses ]]; then skip "no --analyses, nothing to do"; fi
+}
+
+do_pack() {
+    local name
+    for name in $pack; do
+        speechmerge pack --system "$name" --model "$model" --exp-dir "$exp_dir" --output-dir "$exp_dir/packed/$name" --force "$force"
+    done
+    if [[ -z $pack ]]; then skip "no --pack, nothing to do"; fi
+}
+
+main "$@"

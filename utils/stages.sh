@@ -1,0 +1,183 @@
+# What run.sh and merge.sh share: common options, the recipe's defaults, running stages and commands. To be sourced.
+# The caller declares stages and options, defines do_<stage> for each stage, then calls main "$@".
+# shellcheck shell=bash disable=SC2154 # options are variables
+
+utils=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=path.sh
+. "$utils/path.sh"
+# shellcheck source=parse_options.sh
+. "$utils/parse_options.sh"
+# shellcheck source=cmd.sh
+. "$utils/cmd.sh"
+
+stage_options() { # last stage by default
+    option stage stage 1 "first stage to run, number or name"
+    option stop_stage stage "$1" "last stage to run; if --stage is a later one, that one"
+    option force bool false "do again what is done"
+    option dry_run bool false "print the commands of each stage, run nothing"
+}
+
+machine_options() {
+    local gpus
+    gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+    option nj int+ "$OMP_NUM_THREADS" "parallel jobs; they share the cores"
+    option ngpu int "$gpus" "GPUs to use; 0 computes on the CPU"
+    option device word auto "auto: cuda if there are GPUs, else cpu; or what PyTorch calls it"
+    option seed int 1 "of everything that is drawn"
+}
+
+log() { printf '%s: %s\n' "$(date '+%F %T')" "$*" >&2; }
+
+# The arguments as one line that can be pasted: quoted where the shell would need it.
+quote() {
+    local word line=""
+    for word in "$@"; do
+        if [[ ! $word =~ ^[-+=:,./@%_A-Za-z0-9]+$ ]]; then word="'${word//\'/\'\\\'\'}'"; fi
+        line+="$word "
+    done
+    printf '%s' "${line% }"
+}
+
+# Prints a command and runs it; with --dry-run true prints only.
+run() {
+    if [[ $dry_run == true ]]; then
+        quote "$@"
+        echo
+    else
+        log "$(quote "$@")"
+        "$@" || stage_failed $?
+    fi
+}
+
+speechmerge() { run python -m speechmerge "$@"; }
+
+# Jobs of the library through a job back end: run_jobs "$train_cmd" JOB=1:4 exp/log/x.JOB.log train ...
+run_jobs() {
+    local backend
+    read -ra backend <<<"$1"
+    if [[ $ngpu -gt 0 && $device != cpu ]]; then backend+=(--gpu 1); fi
+    shift
+    local lists=()
+    while [[ $1 == *=* ]]; do
+        lists+=("$1")
+        shift
+    done
+    run "${backend[@]}" --max-jobs-run "$nj" "${lists[@]}" "$1" python -m speechmerge "${@:2}"
+}
+
+stage_failed() { # status
+    if (($1 > 128)); then log "interrupted in stage $current ($current_name)"; fi
+    if (($1 <= 128)); then log "stage $current ($current_name) failed with status $1, the reason stands above"; fi
+    log "go on with: $recipe --stage $current and the other options as before"
+    exit "$1"
+}
+
+skip() {
+    if [[ $dry_run == true ]]; then echo "# $*"; else log "Stage $current: $current_name: $*"; fi
+}
+
+# Appends the words of a string to the caller's array `words`.
+add_words() {
+    local more
+    read -ra more <<<"$1"
+    words+=(${more[@]+"${more[@]}"})
+}
+
+# Appends the configs of a verb: what all recipes share, then the recipe's own.
+add_configs() {
+    if [[ -e $SPEECHMERGE_ROOT/conf/$1.yaml ]]; then words+=(--config "$(relative_root)/conf/$1.yaml"); fi
+    if [[ -e conf/$1.yaml ]]; then words+=(--config "conf/$1.yaml"); fi
+}
+
+relative_root() { # from the recipe: ../..
+    if [[ $PWD == "$SPEECHMERGE_ROOT"/* ]]; then
+        printf '%s\n' "${PWD#"$SPEECHMERGE_ROOT"/}" | sed 's#[^/][^/]*#..#g'
+    else
+        printf '%s\n' "$SPEECHMERGE_ROOT"
+    fi
+}
+
+# Names of conf/<$1>/*.yaml that the option $2 chooses with the value $3: `all`, or a list of names.
+config_names() {
+    local name known=""
+    for name in conf/"$1"/*.yaml; do
+        if [[ -e $name ]]; then known+=" $(basename -- "$name" .yaml)"; fi
+    done
+    if [[ $3 == all ]]; then
+        printf '%s\n' "${known# }"
+        return
+    fi
+    for name in $3; do
+        if [[ " $known " != *" $name "* ]]; then usage_error "$2: there is no conf/$1/$name.yaml; there is:${known:- none}"; fi
+    done
+    printf '%s\n' "$3"
+}
+
+join() { local IFS=, && printf '%s' "$*"; } # by commas
+
+chosen_device() {
+    if [[ $device != auto ]]; then
+        printf '%s\n' "$device"
+    elif ((ngpu > 0)); then
+        echo cuda
+    else
+        echo cpu
+    fi
+}
+
+# The recipe sets its defaults in a function, so that nothing of the environment becomes an option and a misspelt
+# name is found.
+apply_defaults() {
+    local _before _name
+    _before=" $(compgen -v | tr '\n' ' ') "
+    if declare -F defaults >/dev/null; then defaults; fi
+    for _name in $(compgen -v); do
+        if [[ $_name =~ ^[a-z] && $_before != *" $_name "* ]]; then
+            usage_error "defaults() sets '$_name', which is no option$(hint "$_name") (a variable of your own: local $_name)"
+        fi
+    done
+    check_defaults
+}
+
+hint() {
+    local near
+    near=$(nearest_option "$1")
+    if [[ -n $near ]]; then printf ': did you mean %s?' "${near//-/_}"; fi
+}
+
+check_range() {
+    if [[ -z ${option_given[stop_stage]-} ]] && ((stage > stop_stage)); then stop_stage=$stage; fi
+    if ((stage > stop_stage)); then
+        usage_error "--stage $stage (${stage_names[stage - 1]}) comes after --stop-stage $stop_stage" \
+            "(${stage_names[stop_stage - 1]}): nothing would run"
+    fi
+}
+
+main() {
+    local start=$SECONDS stage_start
+    recipe=./$(basename -- "$0")
+    apply_defaults
+    parse_options "$@"
+    check_range
+    if declare -F check_options >/dev/null; then check_options; fi
+    if [[ $dry_run == false ]]; then ensure_environment; fi
+    for ((current = stage; current <= stop_stage; current++)); do
+        current_name=${stage_names[current - 1]}
+        stage_start=$SECONDS
+        if [[ $dry_run == true ]]; then
+            printf '# Stage %d: %s: %s\n' "$current" "$current_name" "${stage_help[$current_name]}"
+        else
+            log "Stage $current: $current_name: ${stage_help[$current_name]}"
+        fi
+        "do_$current_name"
+        if [[ $dry_run == false ]]; then log "Stage $current: $current_name: $((SECONDS - stage_start)) s"; fi
+    done
+    if [[ $dry_run == true ]]; then return; fi
+    log "Finished in $((SECONDS - start)) s. $(where_results_are)"
+}
+
+where_results_are() {
+    local page=$exp_dir/report/index.html
+    if [[ $page != /* ]]; then page=$PWD/$page; fi
+    if [[ -e $page ]]; then printf 'Results: %s' "$page"; else printf 'Results: %s' "$(dirname -- "$(dirname -- "$page")")"; fi
+}
