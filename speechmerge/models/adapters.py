@@ -7,6 +7,7 @@ import torch
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
+from speechmerge.models.weights import read_file, read_weights
 
 LORA_WEIGHTS, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 RECORDS = ("speechmerge.json", "merge_metadata.json")
@@ -18,6 +19,8 @@ def applied(model, directory: Path):
     check_base(model, directory)
     if (directory / LORA_CONFIG).is_file():
         merge = _merge_lora
+    elif (directory / "delta.json").is_file():
+        merge = _add_delta
     elif (directory / "config.json").is_file():
         merge = _load_full
     else:
@@ -83,22 +86,35 @@ def _strip(model):
 
 
 def _load_full(model, directory: Path, saved: dict):
-    from speechmerge.models.weights import read_weights
-
-    parameters = dict(model.core.named_parameters(remove_duplicate=False))
     for name, tensor in read_weights(directory):
-        if name not in parameters or parameters[name].shape != tensor.shape:
-            found = "no such weight" if name not in parameters else f"shape {tuple(parameters[name].shape)}"
-            raise SpeechMergeError(f"{directory}: weight {name} has shape {tuple(tensor.shape)}, {model.source} has {found}")
-        _keep(saved, name, parameters[name])
+        parameter = _matching(model, directory, name, tensor.shape)
+        _keep(saved, name, parameter)
         with torch.no_grad():
-            parameters[name].copy_(tensor)
+            parameter.copy_(tensor)
+
+
+def _add_delta(model, directory: Path, saved: dict):
+    """delta.json names the parameters; delta.safetensors holds `name.B` and `name.A`, or `name.dense`, in float32."""
+    tensors = dict(read_file(directory / "delta.safetensors"))
+    for name, facts in read_json(directory / "delta.json")["parameters"].items():
+        parameter = _matching(model, directory, name, torch.Size(facts["shape"]))
+        _keep(saved, name, parameter)
+        low = facts["kind"] == "low_rank"
+        change = (tensors[f"{name}.B"] @ tensors[f"{name}.A"]).view(parameter.shape) if low else tensors[f"{name}.dense"]
+        with torch.no_grad():
+            parameter.copy_(parameter.float() + change.to(parameter.device))
+
+
+def _matching(model, directory: Path, name: str, shape):
+    parameters = dict(model.core.named_parameters(remove_duplicate=False))
+    if name not in parameters or parameters[name].shape != shape:
+        found = "no such weight" if name not in parameters else f"shape {tuple(parameters[name].shape)}"
+        raise SpeechMergeError(f"{directory}: weight {name} has shape {tuple(shape)}, {model.source} has {found}")
+    return parameters[name]
 
 
 def check_finite(path: Path):
     """Raises SpeechMergeError for an adapter file that is missing, cut off or holds NaN or infinity."""
-    from speechmerge.models.weights import read_file
-
     for name, tensor in read_file(path):
         if not torch.isfinite(tensor).all():
             raise SpeechMergeError(f"{path}: key {name} holds NaN or infinity; train it again (a lower learning rate, fp32)")

@@ -8,9 +8,11 @@ A family is one module of this package: a subclass of SpeechModel registered und
 """
 import contextlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechmerge.data.batching import audio_seconds
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json
 from speechmerge.registry import Registry, nearest
@@ -62,6 +64,7 @@ class SpeechModel:
     """
 
     family: str
+    pair_silence = 0.0  # seconds between the two utterances of a pair
 
     def __init__(self, module, tokenizer, feature_extractor, source: str, path: Path, context: Context):
         self.module, self.tokenizer, self.feature_extractor = module, tokenizer, feature_extractor
@@ -74,6 +77,10 @@ class SpeechModel:
     def features(self, audio: tuple[str, ...], utterance: str | None = None):
         """Tensor (channels, frames) of one utterance, or of the two of a pair joined by silence."""
         raise NotImplementedError
+
+    def seconds(self, example) -> float:
+        """Duration of what `features` hears of this example."""
+        return audio_seconds(example) + self.pair_silence * (len(example.audio) - 1)
 
     def context_frames(self, seconds: float) -> int:
         """Frames that an utterance of this duration has in a batch; decoding batches utterances of equal frames only."""
@@ -156,13 +163,26 @@ def load_model(source, device: str = "auto", dtype: str = "float32", audio_conte
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}; {nearest(dtype, DTYPES)}")
+    _quiet()
     path = find_model(source)
     config = read_json(path / "config.json")
     if "auto_map" in config:
         raise SpeechMergeError(f"{path}/config.json: this model brings code of its own (auto_map), which is not run; "
                                f"expected a plain model of a known family ({', '.join(FAMILIES.names())})")
     family = FAMILIES.get(config.get("model_type") or "missing model_type in config.json")
-    return family.load(path, str(source), pick_device(device), dtype, Context(audio_context, audio_context_min, audio_context_step))
+    source = str(path.resolve()) if Path(source).expanduser().is_dir() else str(source)
+    return family.load(path, source, pick_device(device), dtype, Context(audio_context, audio_context_min, audio_context_step))
+
+
+def _quiet():
+    """No progress bars in log files, and none of the notes that transformers' own deprecations raise within it and PEFT."""
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
 
 
 def find_model(source) -> Path:

@@ -12,7 +12,6 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel, require_files
 from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
 
-PAIR_SILENCE = 0.2  # seconds between the two utterances of a pair
 IGNORED = -100  # label of positions without loss
 CACHE_BYTES = 1 << 28  # decoder cache of one chunk of labels while they are scored
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -21,6 +20,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 @FAMILIES.register("whisper")
 class Whisper(SpeechModel):
     family = "whisper"
+    pair_silence = 0.2
 
     def __init__(self, module, tokenizer, feature_extractor, source, path, context):
         super().__init__(module, tokenizer, feature_extractor, source, path, context)
@@ -65,7 +65,7 @@ class Whisper(SpeechModel):
         from speechmerge.data.audio import read_audio
 
         waves = [read_audio(path, self.mel.rate, utterance=utterance) for path in audio]
-        gap = np.zeros(round(PAIR_SILENCE * self.mel.rate), dtype=np.float32)
+        gap = np.zeros(round(self.pair_silence * self.mel.rate), dtype=np.float32)
         joined = [part for wave in waves for part in (gap, wave)][1:]
         return self.mel(np.concatenate(joined))
 
@@ -105,6 +105,8 @@ class Whisper(SpeechModel):
         length = len(self.prefix(task, example.language)) + len(self.target_ids(example.target)) - 1
         if length > self.max_positions:
             return f"prefix and text are {length} tokens, the decoder holds {self.max_positions}"
+        if task.kind == "transcription" and self.seconds(example) > self.full_seconds:
+            return f"the audio is {self.seconds(example):.1f} s long, the encoder holds {self.full_seconds:g} s"
         return None
 
     # Batches

@@ -1,0 +1,189 @@
+"""Decoding: one system on one data directory -> exp/decode/<split>/<system>/<task>/{hyp,hyp_labels,scores,decode.json}.
+
+A result is kept under a key of everything that went into it (base, adapter, data, options) and made again only when the
+key changes. Work that takes long is saved in parts, so that a killed run goes on, and shards add up.
+"""
+import contextlib
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechmerge.data.batching import FeatureCache, batches_by_length
+from speechmerge.errors import SpeechMergeError
+from speechmerge.files import atomic_dir, fingerprint, lock, read_json, sha256_file, write_json, write_text
+from speechmerge.models.base import Item, SpeechModel
+from speechmerge.provenance import provenance
+from speechmerge.systems import System, content_files
+
+log = logging.getLogger(__name__)
+SAVE_EVERY = 20.0  # seconds of work that a kill may cost
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    id: str
+    text: str  # generated
+    scores: list[float] | None = None  # of each label of the task: mean log-probability per token
+
+
+@dataclass(frozen=True)
+class Options:
+    num_beams: int = 1
+    label_scoring: bool = True
+    batch_size: int = 32  # does not change results, and is not part of the key
+
+    def deciding(self) -> dict:
+        return {"num_beams": self.num_beams, "label_scoring": self.label_scoring}
+
+
+def hypotheses(model: SpeechModel, task, examples, labels=None, options=Options(), cache=None, batches=None):
+    """Yield lists of Hypothesis, batch by batch. Utterances of a batch have equal context, so batches change nothing.
+
+    labels: score these too (None: generate only). batches: indices into `examples`; default all, see plan().
+    """
+    cache = cache if cache is not None else FeatureCache()
+    for indices in plan(model, examples, options) if batches is None else batches:
+        chosen = [examples[index] for index in indices]
+        items = [Item(example, cache.get(example, model.features), model.seconds(example)) for example in chosen]
+        batch = model.collate(items, task)
+        texts = model.generate(batch, task, num_beams=options.num_beams)
+        scores = model.score_labels(batch, labels).tolist() if labels and options.label_scoring else [None] * len(texts)
+        yield [Hypothesis(example.id, " ".join(text.split()), row) for example, text, row in zip(chosen, texts, scores)]
+
+
+def plan(model, examples, options) -> list[list[int]]:
+    return batches_by_length([model.context_frames(model.seconds(example)) for example in examples], options.batch_size)
+
+
+def answer_scores(task, labels, found: list[Hypothesis]) -> dict[str, float] | None:
+    """Verification: log P(yes) - log P(no) by trial id; None for other tasks or without label scores."""
+    if task.kind != "verification" or any(hypothesis.scores is None for hypothesis in found):
+        return None
+    yes, no = labels.index("yes"), labels.index("no")
+    return {hypothesis.id: hypothesis.scores[yes] - hypothesis.scores[no] for hypothesis in found}
+
+
+class Decoder:
+    """Decodes systems on one (task, data directory); the features are computed once for all systems."""
+
+    def __init__(self, model: SpeechModel, task, data, split: str, exp_dir, options=Options(), shard=(0, 1)):
+        self.model, self.task, self.data, self.split = model, task, data, split
+        self.exp_dir, self.options, self.shard = Path(exp_dir), options, shard
+        self.examples, self.labels = task.examples(data), task.labels(data)
+        self.cache, self._data_print = FeatureCache(), data.fingerprint()
+
+    def folder(self, system: System) -> Path:
+        return self.exp_dir / "decode" / self.split / system.name / self.task.name
+
+    def key(self, system: System) -> str:
+        context = self.model.context
+        return fingerprint({
+            "base": self.model.fingerprint(), "system": [(path.name, sha256_file(path)) for path in content_files(system)],
+            "data": self._data_print, "task": self.task.name, "options": self.options.deciding(), "dtype": str(self.model.dtype),
+            "context": [context.kind] if context.kind == "full" else [context.kind, context.minimum, context.step],
+        })
+
+    def done(self, system: System, key: str) -> bool:
+        record = self.folder(system) / "decode.json"
+        return record.is_file() and read_json(record)["key"] == key and (record.parent / "hyp").is_file()
+
+    def decode(self, system: System, force: bool = False) -> str:
+        """"kept" where the result was there, "made", or "part" where other shards have not finished."""
+        key = self.key(system)
+        if not force and self.done(system, key):
+            return "kept"
+        parts = Parts(self.folder(system), key, shared=self.shard[1] > 1)
+        self._work(system, parts)
+        with lock(parts.folder) if parts.shared else contextlib.nullcontext():
+            found = parts.read()
+            if len(found) == len(self.examples):
+                self._write(system, key, [found[example.id] for example in self.examples], parts.seconds())
+                parts.remove()
+                return "made"
+        return "kept" if self.done(system, key) else "part"
+
+    def _work(self, system: System, parts: "Parts"):
+        ready = parts.read()
+        index, count = self.shard
+        batches = plan(self.model, self.examples, self.options)[index::count]
+        missing = [batch for batch in batches if any(self.examples[i].id not in ready for i in batch)]
+        if ready and missing:
+            log.info("%s on %s: going on after %d of %d utterances", system.name, self.task.name, len(ready), len(self.examples))
+        if not missing:
+            return
+        with self.model.adapter(system.path) if system.path else contextlib.nullcontext():
+            for found in hypotheses(self.model, self.task, self.examples, self.labels, self.options, self.cache, missing):
+                parts.add(found)
+        parts.finish()
+
+    def _write(self, system: System, key: str, found: list[Hypothesis], seconds: float):
+        audio = sum(self.model.seconds(example) for example in self.examples)
+        scores = answer_scores(self.task, self.labels, found)
+        with atomic_dir(self.folder(system)) as folder:
+            write_table(folder / "hyp", {h.id: h.text for h in found})
+            if all(h.scores is not None for h in found):
+                best = {h.id: self.labels[max(range(len(self.labels)), key=h.scores.__getitem__)] for h in found}
+                write_table(folder / "hyp_labels", best)
+            if scores:
+                write_table(folder / "scores", {id: f"{score:.6f}" for id, score in scores.items()})
+            write_json(folder / "decode.json", {
+                "key": key, "system": system.record(), "task": self.task.name, "split": self.split, "data": str(self.data.path),
+                "n": len(found), "seconds": round(seconds, 3), "audio_seconds": round(audio, 3), "options": self.options.deciding(),
+                "model": {"source": self.model.source, "fingerprint": self.model.fingerprint()}, **provenance(),
+            })
+
+
+class Parts:
+    """Finished utterances of an unfinished decoding, saved every SAVE_EVERY seconds in a hidden folder beside the result.
+
+    A shard saves what it has at its end too; whoever then finds all utterances there writes the result.
+    """
+
+    def __init__(self, target: Path, key: str, shared: bool):
+        self.folder = target.parent / f".{target.name}.parts"
+        self.prefix, self.shared = key[:16], shared
+        self.memory: dict[str, Hypothesis] = {}
+        self.unsaved: list[Hypothesis] = []
+        self.since = time.monotonic()
+
+    def add(self, found: list[Hypothesis]):
+        self.memory.update((hypothesis.id, hypothesis) for hypothesis in found)
+        self.unsaved += found
+        if time.monotonic() - self.since > SAVE_EVERY:
+            self.save()
+
+    def finish(self):
+        if self.shared and self.unsaved:
+            self.save()
+
+    def save(self):
+        rows = [[h.id, h.text, h.scores] for h in self.unsaved]
+        name = f"{self.prefix}-{os.getpid()}-{time.time_ns()}.json"
+        write_json(self.folder / name, {"seconds": time.monotonic() - self.since, "rows": rows})
+        self.unsaved, self.since = [], time.monotonic()
+
+    def read(self) -> dict[str, Hypothesis]:
+        """By utterance id, from this process and from the files."""
+        for path in self._files():
+            self.memory.update((row[0], Hypothesis(*row)) for row in read_json(path)["rows"])
+        return self.memory
+
+    def seconds(self) -> float:
+        """Time spent on all of them."""
+        unsaved = time.monotonic() - self.since if self.unsaved else 0.0
+        return unsaved + sum(read_json(path)["seconds"] for path in self._files())
+
+    def _files(self):
+        return sorted(self.folder.glob(f"{self.prefix}-*.json")) if self.folder.is_dir() else []
+
+    def remove(self):
+        """Also parts of other keys: nobody will ask for them again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_table(path: Path, rows: dict[str, str]):
+    """`id value` lines sorted by id; the value may be empty."""
+    write_text(path, "".join(f"{id} {value}".rstrip() + "\n" for id, value in sorted(rows.items())))

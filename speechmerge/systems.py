@@ -1,0 +1,99 @@
+"""What can be decoded: the base, adapters, merged models. A system is a name and a folder.
+
+exp/adapters.json lists adapters: {name: {"path": ..., "task": ...}}; merged models lie in exp/merged/*/*/runs/run_*/ with a
+merge_metadata.json that holds their tag.
+"""
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from speechmerge.errors import SpeechMergeError
+from speechmerge.files import read_json, update_json
+from speechmerge.registry import nearest
+
+BASE = "base"
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json", "delta.safetensors")
+
+
+@dataclass(frozen=True)
+class System:
+    name: str
+    kind: str  # "base" | "adapter" | "merged"
+    path: str | None = None
+    task: str | None = None  # of an adapter
+    method: str | None = None  # of a merge
+    params: dict | None = None
+
+    def record(self) -> dict:
+        return asdict(self)
+
+
+def register_adapter(exp_dir, name: str, path, task: str):
+    """Enter an adapter in exp/adapters.json, so that --adapters and --systems know it by its name."""
+    update_json(Path(exp_dir) / "adapters.json", name, {"path": str(path), "task": task})
+
+
+def known_adapters(exp_dir) -> dict[str, System]:
+    index = Path(exp_dir) / "adapters.json"
+    entries = read_json(index) if index.is_file() else {}
+    return {name: System(name, "adapter", _path(entry["path"], exp_dir), entry.get("task")) for name, entry in sorted(entries.items())}
+
+
+def _path(path: str, exp_dir) -> str:
+    """Paths are as seen from the recipe's folder; from elsewhere they are looked up beside the experiment folder."""
+    beside = Path(exp_dir).parent / path
+    return str(beside) if not Path(path).is_dir() and beside.is_dir() else path
+
+
+def known_merges(exp_dir) -> dict[str, System]:
+    """Finished merges by tag; of several runs with one tag and one combination of tasks the latest. A tag that stands for
+    several combinations is followed by the combination."""
+    found: dict[tuple[str, str], System] = {}
+    for path in sorted(Path(exp_dir).glob("merged/*/*/runs/run_*/merge_metadata.json")):
+        folder, record = path.parent, read_json(path)
+        if not any((folder / name).is_file() for name in WEIGHTS):
+            continue
+        combination, tag = folder.parent.parent.name, record.get("tag") or record["method"]
+        found[tag, combination] = System(tag, "merged", str(folder), None, record["method"], record.get("params"))
+    tags = [tag for tag, _ in found]
+    named = {}
+    for (tag, combination), system in found.items():
+        name = tag if tags.count(tag) == 1 else f"{tag}@{combination}"
+        named[name] = System(name, "merged", system.path, None, system.method, system.params)
+    return named
+
+
+def find_systems(names, exp_dir) -> list[System]:
+    """`names`: base, names of adapters, tags of merges, folders, `adapters`, `merged`, or `all`. Each once, in that order."""
+    adapters, merges = known_adapters(exp_dir), known_merges(exp_dir)
+    base = System(BASE, "base")
+    groups = {"all": [base, *adapters.values(), *merges.values()], "adapters": [*adapters.values()], "merged": [*merges.values()]}
+    found = {}
+    for name in names:
+        chosen = groups.get(name) or [base if name == BASE else adapters.get(name) or merges.get(name) or _folder(name, exp_dir)]
+        found.update((system.name, system) for system in chosen)
+    return list(found.values())
+
+
+def _folder(name: str, exp_dir) -> System:
+    path = Path(name)
+    if not path.is_dir():
+        known = [BASE, "all", *known_adapters(exp_dir), *known_merges(exp_dir)]
+        raise SpeechMergeError(f"system {name!r}: neither a folder nor known in {Path(exp_dir) / 'adapters.json'} or "
+                               f"{Path(exp_dir) / 'merged'}; {nearest(name, known)}")
+    for system in [*known_adapters(exp_dir).values(), *known_merges(exp_dir).values()]:
+        if Path(system.path).resolve() == path.resolve():
+            return system
+    if (path / "merge_metadata.json").is_file():
+        record = read_json(path / "merge_metadata.json")
+        return System(record.get("tag") or path.name, "merged", str(path), None, record["method"], record.get("params"))
+    record = read_json(path / "speechmerge.json") if (path / "speechmerge.json").is_file() else {}
+    return System(path.resolve().name, "adapter", str(path), record.get("task"))
+
+
+def content_files(system: System) -> list[Path]:
+    """The files that decide what a system computes."""
+    if system.path is None:
+        return []
+    folder = Path(system.path)
+    files = [*folder.glob("*.safetensors"), *folder.glob("*config.json"), *folder.glob("*.index.json"), *folder.glob("delta.json")]
+    return sorted(files)

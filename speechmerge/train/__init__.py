@@ -1,0 +1,1 @@
+"""Fine-tuning on transformers' Trainer: one adapter (or one full model) per task."""

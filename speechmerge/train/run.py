@@ -1,0 +1,181 @@
+"""One training run, from a data directory to exp/<task>/<name>/.
+
+    adapter_model.safetensors, adapter_config.json   the best adapter, as plain PEFT loads it (full tuning: a model folder)
+    speechmerge.json                                 task, language, base, dev result, options, provenance
+    train.log, tensorboard/                          what happened
+    checkpoints/                                     while it runs: the last and the best; a killed run goes on from here
+"""
+import contextlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from speechmerge.data.directory import DataDir
+from speechmerge.done import is_done, mark_done
+from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.files import fingerprint, read_json, write_json, write_text
+from speechmerge.models.base import SpeechModel
+from speechmerge.provenance import provenance
+from speechmerge.systems import register_adapter
+from speechmerge.train.options import TrainOptions
+
+log = logging.getLogger(__name__)
+RECORD = "speechmerge.json"
+
+
+def run_key(model: SpeechModel, task, train: DataDir, dev: DataDir | None, options: TrainOptions) -> str:
+    """Of everything that decides the result of a run."""
+    context = model.context
+    return fingerprint({"base": model.fingerprint(), "task": task.name, "train": train.fingerprint(),
+                        "dev": dev.fingerprint() if dev else None, "options": options.deciding(), "dtype": str(model.dtype),
+                        "context": [context.kind, context.minimum, context.step]})
+
+
+def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | None, output_dir, options: TrainOptions,
+          *, name: str | None = None, exp_dir="exp", reports=(), force=False, keep_checkpoints=False) -> dict:
+    """Train one adapter and return its record (speechmerge.json). Done before with the same inputs: nothing happens.
+
+    A run that was killed goes on from its last checkpoint, with the same steps on the same data.
+    """
+    output_dir, name = Path(output_dir), name or task.name
+    key = run_key(model, task, train_data, dev_data, options)
+    if is_done(output_dir, key) and not force:
+        log.info("%s: already trained with the same data and options (--force true trains again)", output_dir)
+        register_adapter(exp_dir, name, output_dir, task.name)
+        return read_json(output_dir / RECORD)
+    checkpoints = start_folder(output_dir, key, force)
+    with log_file(output_dir / "train.log"):
+        trainer = make_trainer(model, task, train_data, dev_data, checkpoints, options, reports)
+        best = run_trainer(trainer, checkpoints)
+        record = make_record(model, task, train_data, trainer, best, options)
+    finish(output_dir, best, record, key, keep_checkpoints)
+    register_adapter(exp_dir, name, output_dir, task.name)
+    return record
+
+
+def start_folder(output_dir: Path, key: str, force: bool) -> Path:
+    """The checkpoint folder of this run; what an earlier run with other inputs left behind is deleted."""
+    checkpoints = output_dir / "checkpoints"
+    key_file = checkpoints / "key"
+    if force or not key_file.is_file() or key_file.read_text().strip() != key:
+        for stale in (checkpoints, output_dir / "tensorboard"):
+            shutil.rmtree(stale, ignore_errors=True)
+        for file in [*output_dir.glob("*.safetensors"), output_dir / "done.json", output_dir / "train.log"]:
+            file.unlink(missing_ok=True)
+        write_text(key_file, key + "\n")
+    return checkpoints
+
+
+@contextlib.contextmanager
+def log_file(path: Path):
+    """The library's log lines also go to this file, appended."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("speechmerge")
+    level = logger.level
+    logger.addHandler(handler)
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+def make_trainer(model: SpeechModel, task, train_data, dev_data, checkpoints: Path, options: TrainOptions, reports):
+    from speechmerge.train.lora import prepare, trained_parameters
+    from speechmerge.train.trainer import TaskTrainer
+
+    if options.precision == "fp16" and model.device.type == "cpu":
+        raise UsageError("--precision fp16 needs a GPU; on this CPU use fp32 or bf16")
+    examples = usable(model, task, task.examples(train_data), train_data)
+    dev = spread(task.examples(dev_data), options.dev_limit) if dev_data else []
+    prepare(model, options)
+    log.info("%s: %d utterances, %d of the dev set, %d trained parameters, base %s", task.name, len(examples), len(dev),
+             trained_parameters(model), model.source)
+    return TaskTrainer(model, task, examples, dev, task.labels(train_data), options, checkpoints, reports)
+
+
+def usable(model: SpeechModel, task, examples, data: DataDir) -> list:
+    """Examples that the model can hold; the others are named in the log."""
+    reasons = {example.id: model.fits(example, task) for example in examples}
+    left_out = [(id, reason) for id, reason in reasons.items() if reason]
+    for id, reason in left_out[:5]:
+        log.warning("%s: utterance %s is left out: %s", data.path, id, reason)
+    if len(left_out) > 5:
+        log.warning("%s: %d more utterances are left out", data.path, len(left_out) - 5)
+    kept = [example for example in examples if not reasons[example.id]]
+    if not kept:
+        raise SpeechMergeError(f"{data.path}: no utterance that can be trained on ({left_out[0][1] if left_out else 'it is empty'})")
+    return kept
+
+
+def spread(examples, limit: int) -> list:
+    """`limit` examples in even steps over all of them (0: all)."""
+    if not limit or len(examples) <= limit:
+        return list(examples)
+    return [examples[i * len(examples) // limit] for i in range(limit)]
+
+
+def run_trainer(trainer, checkpoints: Path) -> Path:
+    """Train to the end, from the last whole checkpoint where there is one. Returns the checkpoint that is the result."""
+    from transformers import TrainerState
+
+    from speechmerge.train.trainer import stopped_early
+
+    last = last_checkpoint(checkpoints)
+    if last:
+        trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        log.info("going on from step %d", trainer.state.global_step)
+    if not (last and stopped_early(trainer.state.log_history, trainer.options.patience)):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    best = trainer.state.best_global_step if trainer.dev else None
+    return checkpoints / f"checkpoint-{best or trainer.state.global_step}"
+
+
+def last_checkpoint(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; half-written ones are deleted."""
+    from speechmerge.train.trainer import COMPLETE
+
+    whole = []
+    for folder in checkpoints.glob("checkpoint-*"):
+        if (folder / COMPLETE).is_file():
+            whole.append(folder)
+        else:
+            shutil.rmtree(folder)
+    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+
+
+def make_record(model: SpeechModel, task, train_data: DataDir, trainer, best: Path, options: TrainOptions) -> dict:
+    languages = {utterance.language for utterance in train_data.utterances.values()}
+    step = int(best.name.rsplit("-", 1)[1])
+    dev = next((entry for entry in trainer.state.log_history if entry["step"] == step and "eval_value" in entry), None)
+    if dev:
+        log.info("result: step %d, dev %s %.4f", step, task.metric, dev["eval_value"])
+    return {
+        "task": task.name, "language": languages.pop() if len(languages) == 1 else None,
+        "base": {"source": model.source, "fingerprint": model.fingerprint()},
+        "dev": {task.metric: dev["eval_value"], "loss": dev["eval_loss"], "n": len(trainer.dev)} if dev else {},
+        "tuning": options.tuning, "step": step, "steps": trainer.state.global_step, "utterances": len(trainer.train_dataset),
+        "data": str(train_data.path), "options": options.deciding(),
+        "audio_context": {"kind": model.context.kind, "min": model.context.minimum, "step": model.context.step}, **provenance(),
+    }
+
+
+def finish(output_dir: Path, best: Path, record: dict, key: str, keep_checkpoints: bool):
+    """Weights first, done.json last: a folder is finished when its done.json is there. A kill in between costs nothing."""
+    from speechmerge.train.trainer import COMPLETE
+
+    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin", COMPLETE}
+    outputs = [file.name for file in sorted(best.iterdir()) if file.is_file() and file.name not in state]
+    for file in outputs:
+        beside = output_dir / f".{file}.part"
+        shutil.copyfile(best / file, beside)
+        os.replace(beside, output_dir / file)
+    write_json(output_dir / RECORD, record)
+    mark_done(output_dir, key, [*outputs, RECORD])
+    if not keep_checkpoints:
+        shutil.rmtree(best.parent)

@@ -1,0 +1,207 @@
+"""transformers' Trainer for speech tasks: the dev set is decoded and scored, and that number chooses the checkpoint."""
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from speechmerge.data.batching import BucketBatchSampler, FeatureCache
+from speechmerge.decode import Options, answer_scores, hypotheses
+from speechmerge.files import read_json, write_json
+from speechmerge.models.base import Item, SpeechModel
+from speechmerge.train.options import TrainOptions
+
+log = logging.getLogger(__name__)
+COMPLETE = "complete"  # a file in every checkpoint that was written to its end
+TIE = 1e-6  # weight of the dev loss where the metric is the same: below any step of the metric
+
+
+class TrainingSet(Dataset):
+    """Examples as Items; features are computed on first use and kept."""
+
+    def __init__(self, model: SpeechModel, examples, cache: FeatureCache):
+        self.model, self.examples, self.cache = model, examples, cache
+        self.seconds = [model.seconds(example) for example in examples]
+
+    def lengths(self) -> list[int]:
+        return [self.model.context_frames(seconds) for seconds in self.seconds]
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index) -> Item:
+        example = self.examples[index]
+        return Item(example, self.cache.get(example, self.model.features), self.seconds[index])
+
+
+class TaskTrainer(Trainer):
+    """`train` and `dev`: lists of Examples (dev may be empty: then the last checkpoint is the result)."""
+
+    def __init__(self, speech: SpeechModel, task, train, dev, labels, options: TrainOptions, folder: Path, reports=()):
+        self.speech, self.task, self.dev, self.labels, self.options = speech, task, dev, labels, options
+        self.cache = FeatureCache(options.cache_mb << 20)
+        dataset = TrainingSet(speech, train, self.cache)
+        super().__init__(model=speech.module, args=arguments(speech, options, folder, bool(dev), reports), train_dataset=dataset,
+                         eval_dataset=dev, compute_loss_func=speech.loss, callbacks=[Flow(options, bool(dev)), LogLines()])
+        if "tensorboard" in reports:
+            self.add_callback(tensorboard(folder.parent / "tensorboard"))
+        self.remove_callback(PrinterCallback)
+        self.seen_utterances, self.seen_seconds, self.evaluating = 0, 0.0, 0.0
+        self.mark = (time.monotonic(), 0, 0.0, 0.0)
+
+    def get_train_dataloader(self):
+        sampler = BucketBatchSampler(self.train_dataset.lengths(), self.options.batch_size, self.options.seed)
+        return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self._collate))
+
+    def _collate(self, items):
+        self.seen_utterances += len(items)
+        self.seen_seconds += sum(item.seconds for item in items)
+        return self.speech.collate(items, self.task, training=True)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Decode and score the dev set. `eval_value` is the task's metric; `eval_decided` orients it and breaks ties by loss."""
+        start = time.monotonic()
+        training = self.model.training
+        self.model.eval()
+        scores, loss = self._dev_scores(), self._dev_loss()
+        self.model.train(training)
+        oriented = scores["value"] if self.task.higher_is_better else -scores["value"]
+        metrics = {"eval_value": scores["value"], "eval_loss": loss, "eval_decided": oriented - TIE * min(loss, 100.0)}
+        metrics["eval_runtime"] = time.monotonic() - start
+        self.evaluating += metrics["eval_runtime"]
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _dev_scores(self) -> dict:
+        options = Options(self.options.eval_beams, self.task.kind == "verification", self.options.eval_batch_size)
+        batches = hypotheses(self.speech, self.task, self.dev, self.labels, options, self.cache)
+        found = [hypothesis for batch in batches for hypothesis in batch]
+        return self.task.score({example.id: example.target for example in self.dev}, {h.id: h.text for h in found},
+                               scores=answer_scores(self.task, self.labels, found), labels=self.labels)
+
+    @torch.no_grad()
+    def _dev_loss(self) -> float:
+        dataset = TrainingSet(self.speech, [example for example in self.dev if not self.speech.fits(example, self.task)], self.cache)
+        total, tokens = 0.0, 0
+        order = sorted(range(len(dataset)), key=dataset.seconds.__getitem__)
+        for start in range(0, len(order), self.options.eval_batch_size):
+            items = [dataset[index] for index in order[start : start + self.options.eval_batch_size]]
+            batch = self._prepare_inputs(self.speech.collate(items, self.task, training=True))
+            labels = batch.pop("labels")
+            count = int(labels.ne(-100).sum())
+            total += float(self.speech.loss(self.model(**batch), labels)) * count
+            tokens += count
+        return total / max(tokens, 1)
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            logs.update(self._speed())
+        super().log(logs, start_time)
+
+    def _speed(self) -> dict:
+        """Since the last report, evaluation left out."""
+        now = (time.monotonic(), self.seen_utterances, self.seen_seconds, self.evaluating)
+        then, self.mark = self.mark, now
+        spent = max(now[0] - then[0] - (now[3] - then[3]), 1e-9)
+        speed = {"utterances_per_second": (now[1] - then[1]) / spent, "audio_seconds_per_second": (now[2] - then[2]) / spent}
+        return {**speed, "memory_gb": memory_gb()}
+
+    def _save_checkpoint(self, model, trial):
+        """A checkpoint counts once its COMPLETE file is there; only then are older ones deleted (the best and the last stay)."""
+        super()._save_checkpoint(model, trial)
+        (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+        rotate_checkpoints(self.args.output_dir, 1, self.state.best_model_checkpoint)
+
+    def _save(self, output_dir=None, state_dict=None):
+        save_weights(self.speech, output_dir or self.args.output_dir)
+
+
+def save_weights(speech: SpeechModel, folder):
+    """A PEFT adapter, or the whole model with what belongs to it."""
+    from peft import PeftModel
+
+    if isinstance(speech.module, PeftModel):
+        speech.module.save_pretrained(folder, save_embedding_layers=False)
+        (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        config = read_json(Path(folder) / "adapter_config.json")
+        write_json(Path(folder) / "adapter_config.json", {**config, "target_modules": sorted(config["target_modules"])})
+        return
+    speech.module.save_pretrained(folder)
+    speech.tokenizer.save_pretrained(folder)
+    speech.feature_extractor.save_pretrained(folder)
+
+
+class Flow(TrainerCallback):
+    """Evaluation after the very last step too, and an end when the dev metric no longer improves."""
+
+    def __init__(self, options: TrainOptions, has_dev: bool):
+        self.options, self.has_dev = options, has_dev
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and self.options.eval_steps:
+            control.should_save, control.should_evaluate = True, self.has_dev
+        return control
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if stopped_early(state.log_history, self.options.patience):
+            log.info("no better result in %d evaluations: training ends at step %d", self.options.patience, state.global_step)
+            control.should_training_stop = True
+        return control
+
+
+def stopped_early(history: list[dict], patience: int) -> bool:
+    """Whether the last `patience` evaluations brought nothing better. Follows from the history, so a resumed run agrees."""
+    values = [entry["eval_decided"] for entry in history if "eval_decided" in entry]
+    return bool(patience and values and len(values) - 1 - values.index(max(values)) >= patience)
+
+
+class LogLines(TrainerCallback):
+    """One readable line per report, for train.log and the terminal."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "eval_value" in logs:
+            log.info("step %d  dev %.4f  dev loss %.4f  (%.1f s)", state.global_step, logs["eval_value"], logs["eval_loss"],
+                     logs["eval_runtime"])
+        elif logs and "loss" in logs:
+            log.info("step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.1f utterances/s  %.1f audio s/s  %.2f GB", state.global_step,
+                     state.max_steps, state.epoch, logs["loss"], logs["learning_rate"], logs["utterances_per_second"],
+                     logs["audio_seconds_per_second"], logs["memory_gb"])
+
+
+def tensorboard(folder: Path):
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(str(folder)))
+
+
+def memory_gb() -> float:
+    """Peak: of the GPU where one is used, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def arguments(speech: SpeechModel, options: TrainOptions, folder: Path, has_dev: bool, reports=()) -> TrainingArguments:
+    strategy = "steps" if options.eval_steps else "epoch"
+    every = options.eval_steps or None
+    return TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=options.batch_size, gradient_accumulation_steps=options.accumulation,
+        num_train_epochs=options.epochs, max_steps=options.max_steps, learning_rate=options.learning_rate,
+        lr_scheduler_type=options.decay if options.decay != "constant" else "constant_with_warmup", warmup_steps=options.warmup,
+        weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm, bf16=options.precision == "bf16",
+        fp16=options.precision == "fp16", eval_strategy=strategy if has_dev else "no", eval_steps=every,
+        save_strategy=strategy, save_steps=every or 500, metric_for_best_model="eval_decided" if has_dev else None,
+        greater_is_better=True if has_dev else None, logging_steps=options.logging_steps, seed=options.seed,
+        report_to=[name for name in reports if name != "tensorboard"] or "none", disable_tqdm=not sys.stderr.isatty(), dataloader_num_workers=0,
+        dataloader_pin_memory=speech.device.type == "cuda", use_cpu=speech.device.type == "cpu", remove_unused_columns=False,
+        label_names=["labels"], save_total_limit=None, optim="adamw_torch",
+    )
