@@ -26,6 +26,15 @@ READINGS = ("generation", "labels")
 NO_SINGLE, NO_BASE = "no single adapter to compare with", "the base was not decoded"
 
 
+@dataclass(frozen=True)
+class Options:
+    normaliser: str = "basic"
+    repetitions: int = bootstrap.REPETITIONS
+    seed: int = bootstrap.SEED
+    sets: tuple[str, ...] | None = None  # only these
+    data: str | None = None  # data directories are DATA/<set>/<split>; default: as decode.json says
+
+
 @dataclass
 class Decoded:
     """One system on one set, scored. `replicates[reading]`: the deciding metric on resampled test sets."""
@@ -78,11 +87,11 @@ class ReferenceCache:
         return self.found[task_name, data_dir]
 
 
-def read_hypotheses(path: Path) -> dict[str, str]:
+def read_hypotheses(path) -> dict[str, str]:
     """`id text` lines; the text may be empty."""
     rows = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise SpeechMergeError(f"{path}: not there; run `speechmerge decode` first") from error
     except UnicodeDecodeError as error:
@@ -99,7 +108,7 @@ def read_hypotheses(path: Path) -> dict[str, str]:
     return rows
 
 
-def read_scores(path: Path) -> dict[str, float]:
+def read_scores(path) -> dict[str, float]:
     """`id number` lines."""
     found = {}
     for id, value in read_hypotheses(path).items():
@@ -110,59 +119,75 @@ def read_scores(path: Path) -> dict[str, float]:
     return found
 
 
-def score_reading(references: References, hyps, scores, repetitions: int, seed: int) -> tuple[dict, np.ndarray]:
+def score_reading(references: References, hyps, scores, options: Options) -> tuple[dict, np.ndarray]:
     """(all metrics with the 95 % interval of the deciding one, its replicates)."""
     task, targets, speakers = references.task, references.targets, references.speakers
-    found = task.score(targets, hyps, speakers=speakers, languages=references.languages, scores=scores, labels=references.labels)
-    replicates, unit = task.replicates(targets, hyps, speakers=speakers, scores=scores, repetitions=repetitions, seed=seed)
+    found = task.score(targets, hyps, speakers=speakers, languages=references.languages, scores=scores,
+                       labels=references.labels)
+    replicates, unit = task.replicates(targets, hyps, speakers=speakers, scores=scores, repetitions=options.repetitions,
+                                       seed=options.seed)
     return {**found, "ci": bootstrap.interval(replicates), "ci_unit": unit}, replicates
 
 
-def score_decoded(folder, cache: ReferenceCache | None = None, repetitions=bootstrap.REPETITIONS, seed=bootstrap.SEED) -> Decoded:
+def score_decoded(folder, options=Options(), cache: ReferenceCache | None = None) -> Decoded:
     """Score exp/decode/<split>/<system>/<set> and write its score.json."""
     folder = Path(folder)
     decoded = Decoded(folder, read_json(folder / "decode.json"))
-    references = (cache or ReferenceCache()).get(decoded.record["task"], decoded.record["data"])
-    task, readings = references.task, {reading: None for reading in READINGS}
-    hyps = read_hypotheses(folder / "hyp")
+    data = str(Path(options.data) / decoded.set / folder.parent.parent.name) if options.data else decoded.record["data"]
+    references = (cache or ReferenceCache(options.normaliser)).get(decoded.record["task"], data)
+    readings = {reading: None for reading in READINGS}
     try:
-        readings["generation"], decoded.replicates["generation"] = score_reading(references, hyps, None, repetitions, seed)
-        if (folder / "hyp_labels").is_file():
-            scores = read_scores(folder / "scores") if (folder / "scores").is_file() else None
-            labelled = read_hypotheses(folder / "hyp_labels")
-            readings["labels"], decoded.replicates["labels"] = score_reading(references, labelled, scores, repetitions, seed)
+        for reading, (hyps, scores) in read_readings(folder).items():
+            readings[reading], decoded.replicates[reading] = score_reading(references, hyps, scores, options)
     except SpeechMergeError as error:
         raise SpeechMergeError(f"{folder}: {error}") from error
-    if readings["generation"]["n_missing"]:
-        log.warning("%s: %d of %d hypotheses are missing and count as errors", folder, readings["generation"]["n_missing"],
-                    readings["generation"]["n"])
-    decoded.score = {"task": task.name, "set": decoded.set, "metric": task.metric, "higher_is_better": task.higher_is_better,
-                     "n": len(references.targets), "data": decoded.record["data"], "key": decoded.record["key"], **readings}
+    if missing := readings["generation"]["n_missing"]:
+        log.warning("%s: %d of %d hypotheses are missing and count as errors", folder, missing, len(references.targets))
+    task = references.task
+    decoded.score = {"task": task.name, "set": decoded.set, "metric": task.metric, "data": data, "n": len(references.targets),
+                     "higher_is_better": task.higher_is_better, "key": decoded.record["key"], **readings}
     write_json(folder / "score.json", decoded.score)
     return decoded
 
 
-def score_split(exp_dir, split: str, normaliser: str = "basic", repetitions=bootstrap.REPETITIONS, seed=bootstrap.SEED) -> dict:
+def read_readings(folder: Path) -> dict[str, tuple[dict, dict | None]]:
+    """{reading: (hypotheses, verification scores or None)} of what a decode folder holds."""
+    found = {"generation": (read_hypotheses(folder / "hyp"), None)}
+    if (folder / "hyp_labels").is_file():
+        scores = read_scores(folder / "scores") if (folder / "scores").is_file() else None
+        found["labels"] = (read_hypotheses(folder / "hyp_labels"), scores)
+    return found
+
+
+def score_split(exp_dir, split: str, options=Options()) -> dict:
     """Score everything that was decoded on a split and write exp/scores_<split>.json, which is also returned.
 
     Raises SpeechMergeError where nothing was decoded, hypotheses and data do not belong together, or bases differ.
     """
     exp_dir = Path(exp_dir)
-    folders = sorted(path.parent for path in (exp_dir / "decode" / split).glob("*/*/decode.json"))
-    if not folders:
-        there = sorted(path.name for path in (exp_dir / "decode").glob("*") if path.is_dir())
-        raise SpeechMergeError(f"{exp_dir / 'decode' / split}: nothing decoded here (splits: {', '.join(there) or 'none'}); "
-                               f"run `speechmerge decode` with this split first")
-    cache = ReferenceCache(normaliser)
-    decoded = [score_decoded(folder, cache, repetitions, seed) for folder in folders]
+    cache = ReferenceCache(options.normaliser)
+    decoded = [score_decoded(folder, options, cache) for folder in decoded_folders(exp_dir, split, options.sets)]
     base = one_base(decoded)
     table = {(item.folder.parent.name, item.set): item for item in decoded}
     systems = [system_entry(name, table) for name in system_order(decoded)]
     results = {"split": split, "base": base, "tasks": sorted({item.set for item in decoded}), "systems": systems,
                "ranking": {reading: ranking(systems, reading) for reading in READINGS},
-               "normaliser": normaliser, "bootstrap": {"repetitions": repetitions, "seed": seed}, **provenance()}
+               "normaliser": options.normaliser, **provenance(seed=options.seed, repetitions=options.repetitions)}
     write_json(exp_dir / f"scores_{split}.json", results)
     return results
+
+
+def decoded_folders(exp_dir: Path, split: str, sets=None) -> list[Path]:
+    """All finished decode folders of a split. Raises SpeechMergeError where there are none, or none of a set asked for."""
+    folders = sorted(path.parent for path in (exp_dir / "decode" / split).glob("*/*/decode.json"))
+    there = {folder.name for folder in folders}
+    for name in [*(sets or ())] if folders else [split]:
+        if name not in there:
+            splits = sorted(path.name for path in (exp_dir / "decode").glob("*") if path.is_dir())
+            raise SpeechMergeError(f"{exp_dir / 'decode' / split}: nothing decoded on {name!r} (sets here: "
+                                   f"{', '.join(sorted(there)) or 'none'}; splits: {', '.join(splits) or 'none'}); "
+                                   "run `speechmerge decode` first")
+    return [folder for folder in folders if not sets or folder.name in sets]
 
 
 def one_base(decoded: list[Decoded]) -> dict:

@@ -14,7 +14,7 @@ def add_arguments(parser):
     parser.add_argument("--labels", help="the closed label set, one per line (default: the labels of --ref)")
     parser.add_argument("--utt2spk", help="intervals are then drawn by speaker, and asr is listed by speaker")
     parser.add_argument("--utt2lang", help="asr is then listed by language")
-    parser.add_argument("--normaliser", choices=["none", "basic", "english"], default="basic", help="of transcripts, both sides")
+    parser.add_argument("--normaliser", choices=["none", "basic", "english"], default="basic", help="of transcripts")
     parser.add_argument("--repetitions", type=int, default=1000, help="bootstrap repetitions of the interval")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--output", help="also write everything to this JSON file")
@@ -23,14 +23,14 @@ def add_arguments(parser):
 def run(args):
     from speechmerge.errors import UsageError
     from speechmerge.files import write_json
-    from speechmerge.scoring import read_hypotheses, read_scores, score_reading
+    from speechmerge.scoring import Options, read_hypotheses, read_scores, score_reading
 
     if not args.hyp and not args.scores:
         raise UsageError("score-files: --hyp FILE (or, for speaker_ver, --scores FILE) is required")
     references = make_references(args)
     hyps = read_hypotheses(args.hyp) if args.hyp else {}
     scores = read_scores(args.scores) if args.scores else None
-    found, _ = score_reading(references, hyps, scores, args.repetitions, args.seed)
+    found, _ = score_reading(references, hyps, scores, Options(args.normaliser, args.repetitions, args.seed))
     if args.output:
         write_json(args.output, found)
     print(table(found))

@@ -1,0 +1,74 @@
+"""speechmerge prepare --corpus mini [--corpus-dir DIR] [--output-dir data] [--param key=value ...]"""
+from pathlib import Path
+
+from speechmerge.options import boolean, key_value
+
+HELP = "make data directories from a corpus as published, or from its spoken miniature"
+
+
+def add_arguments(parser):
+    parser.add_argument("--corpus", required=True, help="name, see `speechmerge list corpora`")
+    parser.add_argument("--corpus-dir", help="where the corpus lies or is fetched to")
+    parser.add_argument("--output-dir", default="data", help="data directories are written to DIR/<task>/<split>")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--nj", type=int, default=2, help="parallel jobs, where the corpus knows how")
+    parser.add_argument("--param", type=key_value, nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="options of the corpus, see its module")
+    parser.add_argument("--force", type=boolean, default=False, help="do it again although it is done")
+
+
+def run(args):
+    from speechmerge.corpora import CORPORA
+    from speechmerge.files import write_json
+
+    corpus = CORPORA.get(args.corpus)()
+    options = corpus_options(corpus, args)
+    key, record = prepare_key(args, options), Path(args.output_dir) / f"prepared_{args.corpus}.json"
+    if not args.force and is_prepared(record, key):
+        print(f"{args.output_dir}: already prepared from {args.corpus}")
+        return
+    record.unlink(missing_ok=True)
+    directories = sorted(str(path) for path in corpus.prepare(output_dir=args.output_dir, **options) or [])
+    write_json(record, {"key": key, "directories": directories})
+    print(f"{args.output_dir}: {len(directories)} data directories from {args.corpus}")
+
+
+def corpus_options(corpus, args) -> dict:
+    """The options that this corpus knows. Raises UsageError for a --param that it does not know or for a missing corpus folder."""
+    import inspect
+
+    from speechmerge.errors import UsageError
+    from speechmerge.registry import nearest
+
+    accepted = inspect.signature(corpus.prepare).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    options = dict(args.param)
+    for key in options:
+        if key not in accepted and not takes_all:
+            raise UsageError(f"prepare: {args.corpus} has no --param {key!r}; {nearest(key, set(accepted) - {'output_dir'})}")
+    if args.corpus_dir is not None:
+        options["corpus_dir"] = args.corpus_dir
+    elif "corpus_dir" in accepted and accepted["corpus_dir"].default is inspect.Parameter.empty:
+        raise UsageError(f"prepare: {args.corpus} needs --corpus-dir, the folder of the corpus")
+    return {**options, **{key: getattr(args, key) for key in ("seed", "nj") if key in accepted}}
+
+
+def prepare_key(args, options: dict) -> str:
+    """Options, code version, and names and sizes of the corpus's files: a download that was completed is seen."""
+    from speechmerge import __version__
+    from speechmerge.files import fingerprint
+
+    folder = Path(args.corpus_dir or "")
+    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file()) if args.corpus_dir else []
+    return fingerprint({"corpus": args.corpus, "version": __version__, "files": files,
+                        **{key: value for key, value in options.items() if key != "nj"}})
+
+
+def is_prepared(record: Path, key: str) -> bool:
+    """Done with the same options and corpus, and every data directory is still there (`format` may have changed them)."""
+    from speechmerge.files import read_json
+
+    if not record.is_file():
+        return False
+    found = read_json(record)
+    return found["key"] == key and all((Path(path) / "wav.scp").is_file() for path in found["directories"])
