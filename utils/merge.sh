@@ -84,7 +84,7 @@ do_evaluate() {
     local split
     decode_all merged merged
     for split in "${split_list[@]}"; do
-        speechmerge score --tasks "${task_list[@]}" --data "${data_list[0]}" --split "$split" --exp-dir "$exp_dir"
+        speechmerge score --split "$split" --exp-dir "$exp_dir"
     done
 }
 

@@ -127,7 +127,7 @@ do_decode() {
 do_score() {
     local split
     for split in "${split_list[@]}"; do
-        speechmerge score --tasks "${task_list[@]}" --data "$data_dir" --split "$split" --exp-dir "$exp_dir"
+        speechmerge score --split "$split" --exp-dir "$exp_dir"
     done
     speechmerge report --data "$data_dir" --split "$split" --dev-split "$dev_split" --exp-dir "$exp_dir" \
         --output-dir "$exp_dir/report"
