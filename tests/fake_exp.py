@@ -29,7 +29,7 @@ def write_fake_exp(root, utterances: int = 40, adapters=TASKS, merges=tuple(MERG
     for split in splits:
         for task in TASKS:
             write_data(root / "data" / task / split, task, utterances)
-    systems = [{"name": "base", "kind": "base", "task": None, "path": None, "method": None, "params": {}}]
+    systems = [{"name": "base", "kind": "base", "task": None, "path": None, "method": None, "params": {}, "own_sets": list(TASKS)}]
     systems += [write_adapter(root, task) for task in adapters]
     systems += [write_merge(root, name, adapters) for name in merges]
     for split in splits:
@@ -63,7 +63,7 @@ def write_adapter(root: Path, task: str) -> dict:
     path = root / "exp" / task / "lora"
     write_json(path / "speechmerge.json", {"task": task, "language": None, "base": {"source": "base", "fingerprint": "0" * 64},
                                            **record(command=f"train --task {task} --output-dir {path}", config={"rank": 8})})
-    return {"name": task, "kind": "adapter", "task": task, "path": str(path), "method": None, "params": {}}
+    return {"name": task, "kind": "adapter", "task": task, "path": str(path), "method": None, "params": {}, "own_sets": [task]}
 
 
 def write_merge(root: Path, name: str, adapters) -> dict:
@@ -72,7 +72,7 @@ def write_merge(root: Path, name: str, adapters) -> dict:
     write_json(path / "merge_metadata.json", {
         "tag": name, "method": method, "params": params, "adapters": [{"path": f"exp/{task}/lora", "task": task} for task in adapters],
         "base": {"source": "base", "fingerprint": "0" * 64}, **record(command=f"merge --method {method} --output-dir {path}")})
-    return {"name": name, "kind": "merged", "task": None, "path": str(path), "method": method, "params": params}
+    return {"name": name, "kind": "merged", "task": None, "path": str(path), "method": method, "params": params, "own_sets": list(adapters)}
 
 
 def wrong_share(system: dict, task: str) -> float:
@@ -88,24 +88,37 @@ def write_scores(root: Path, split: str, systems: list[dict]):
         entries.append({**system, "scores": scores})
         values[system["name"]] = scores
     for entry in entries:
-        entry["interference_delta"] = {task: delta_entry(values, entry["name"], task, systems) for task in TASKS}
-    write_json(root / "exp" / f"scores_{split}.json", {"base": {"source": "egs/mini/base"}, "tasks": list(TASKS), "systems": entries,
-                                                       **record(command=f"score --split {split}")})
+        entry["interference_delta"] = {task: delta_entry(values, entry["name"], task) for task in TASKS}
+    write_json(root / "exp" / f"scores_{split}.json", {
+        "split": split, "base": {"source": "egs/mini/base"}, "tasks": list(TASKS), "systems": entries, "normaliser": "basic",
+        "ranking": {reading: ranking(entries, reading) for reading in ("generation", "labels")},
+        **record(command=f"score --split {split}")})
 
 
-def delta_entry(values: dict, system: str, task: str, systems: list[dict]) -> dict:
+def ranking(entries: list[dict], reading: str) -> list[str]:
+    """Merges by their smallest interference_delta, best first."""
+    worst = {}
+    for entry in entries:
+        deltas = [readings.get(reading, {}).get("value") for readings in entry["interference_delta"].values()]
+        if entry["kind"] == "merged" and any(delta is not None for delta in deltas):
+            worst[entry["name"]] = min(delta for delta in deltas if delta is not None)
+    return sorted(worst, key=worst.get, reverse=True)
+
+
+def delta_entry(values: dict, system: str, task: str) -> dict:
     """Both readings of interference_delta; emotion's adapter gains nothing, so there it is undefined."""
     found, sign = {}, -1 if task in METRICS else 1
     for reading in ("generation", "labels"):
         if values[system][task][reading] is None:
             continue
         if task not in values:
-            found[reading] = {"value": None, "reason": "no single adapter"}
+            found[reading] = {"value": None, "reason": "no single adapter to compare with"}
             continue
         merged, single, base = (sign * values[name][task][reading] for name in (system, task, "base"))
         gains = single - base > 0.02
         found[reading] = {"value": (merged - single) / (single - base) if gains else None,
-                          "reason": None if gains else "the single adapter gains nothing beyond noise"}
+                          "reason": None if gains else "undefined_no_gain"}
+        found[reading].update({"ci": [found[reading]["value"] - 0.2, found[reading]["value"] + 0.2]} if gains else {"log_ratio": 0.0})
     return found
 
 
@@ -121,8 +134,8 @@ def write_decoded(root: Path, split: str, system: dict, task: str) -> dict:
     if task != "asr":
         by_labels, labels = answers(data, task, share / 2, random.Random(0))
         write_text(folder / "hyp_labels", "".join(f"{id_} {text}\n" for id_, text in sorted(by_labels.items())))
-    write_json(folder / "decode.json", record(command=f"decode --system {system['name']} --split {split}", seconds=1.5, n=len(hyps)))
-    write_json(folder / "score.json", {"task": task, "metric": METRICS.get(task, "accuracy"), "n": len(hyps),
+    write_json(folder / "decode.json", record(command=f"decode --system {system['name']} --split {split}", seconds=1.5, n=len(hyps), data=f"data/{task}/{split}"))
+    write_json(folder / "score.json", {"task": task, "set": task, "data": f"data/{task}/{split}", "metric": METRICS.get(task, "accuracy"), "n": len(hyps),
                                        "higher_is_better": task not in METRICS, "generation": generation, "labels": labels})
     return {"generation": generation["value"], "labels": labels and labels["value"]}
 

@@ -7,10 +7,10 @@ import base64
 import hashlib
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.report.tables import Results, System
+from speechmerge.report.tables import Results, System, TaskInfo
+from speechmerge.scoring import read_hypotheses
 
 GROUPS = {
     "lost": "lost by merging: the single adapter makes fewer errors than the merge",
@@ -59,14 +59,6 @@ class TaskExamples:
     counts: dict[str, int]
     against: str
     shown: tuple[Shown, ...]
-
-
-def read_table(path: Path) -> dict[str, str]:
-    """`id rest of the line`; an id alone has an empty text."""
-    if not path.is_file():
-        raise SpeechMergeError(f"{path}: not there, so no examples can be shown; run speechmerge decode, then speechmerge score")
-    lines = (line.partition(" ") for line in path.read_text(encoding="utf-8").split("\n") if line)
-    return {id_: rest for id_, _, rest in lines}
 
 
 def align(reference: str, hypothesis: str, normalise) -> tuple[tuple[Segment, ...], int]:
@@ -147,18 +139,20 @@ def pick(groups: dict[str, str], count: int) -> list[str]:
     return picked[:count]
 
 
-def task_examples(results: Results, task, data_dir, merge: System | None, count: int, audio: Audio) -> TaskExamples:
-    """Examples of one task. `task`: from the task registry; `merge`: the system that the groups speak of, else the last one."""
+def task_examples(results: Results, info: TaskInfo, data_dir, merge: System | None, count: int, audio: Audio) -> TaskExamples:
+    """Examples of one task. `merge`: the system that the groups speak of, or None for the last one."""
     from speechmerge.data.directory import DataDir
+    from speechmerge.tasks import get_task
 
-    data = DataDir.read(data_dir)
+    task, data = get_task(info.task), DataDir.read(data_dir)
+    task.normaliser = results.record.get("normaliser", "basic")
     labels, examples = task.labels(data), {example.id: example for example in task.examples(data)}
-    systems = [system for system in results.systems if results.cell("generation", system.name, task.name)]
+    systems = [system for system in results.systems if results.cell("generation", system.name, info.name)]
     base = next((system for system in systems if system.kind == "base"), None)
-    single = next((system for system in systems if system == results.adapter_of(task.name)), None)
+    single = next((system for system in systems if system == results.adapter_of(info.name)), None)
     merge = merge if merge in systems else systems[-1]
     order = list(dict.fromkeys([system for system in (base, single, merge) if system] + systems))
-    lines = {system: _lines(results, system, task, examples, labels) for system in order}
+    lines = {system: _lines(results.decode_dir(system.name, info.name), system, task, examples, labels) for system in order}
 
     def errors(system, id_):
         return lines[system][id_].errors if system else None
@@ -166,7 +160,7 @@ def task_examples(results: Results, task, data_dir, merge: System | None, count:
     groups = {id_: group_of(errors(base, id_), errors(single, id_), errors(merge, id_)) for id_ in examples}
     shown = tuple(_show(examples[id_], groups[id_], [lines[system][id_] for system in order], audio) for id_ in pick(groups, count))
     counts = {name: sum(group == name for group in groups.values()) for name in GROUPS}
-    return TaskExamples(task.name, counts, merge.name, shown)
+    return TaskExamples(info.name, counts, merge.name, shown)
 
 
 def _show(example, group: str, lines: list[Line], audio: Audio) -> Shown:
@@ -174,11 +168,10 @@ def _show(example, group: str, lines: list[Line], audio: Audio) -> Shown:
     return Shown(example.id, group, example.target, example.language, uris, tuple(lines))
 
 
-def _lines(results: Results, system: System, task, examples: dict, labels) -> dict[str, Line]:
+def _lines(folder, system: System, task, examples: dict, labels) -> dict[str, Line]:
     """id -> what the system made of it. A missing hypothesis is an empty one, as in the scores."""
-    folder = results.decode_dir(system.name, task.name)
-    hyps = read_table(folder / "hyp")
-    scored = read_table(folder / "hyp_labels") if (folder / "hyp_labels").is_file() else {}
+    hyps = read_hypotheses(folder / "hyp")
+    scored = read_hypotheses(folder / "hyp_labels") if (folder / "hyp_labels").is_file() else {}
     if unknown := sorted(set(hyps) - set(examples)):
         raise SpeechMergeError(f"{folder / 'hyp'}: {unknown[0]!r} is not in the data ({len(unknown)} such ids); "
                                "run speechmerge decode, then speechmerge score")

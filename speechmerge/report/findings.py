@@ -1,11 +1,12 @@
 """What the numbers say: one summary per system, the best merge, how the scale matters, and sentences that name them.
 
 kept share of a task = (u_merged - u_base) / (u_single - u_base) = 1 + interference_delta; the mean is over the tasks where
-it is defined. Merges are ranked by the smallest interference_delta over tasks, then leximin, then mean.
+it is defined. The order of merges is that of the scores: the smallest interference_delta over tasks, then leximin, then mean;
+merges of more tasks come first, since fewer are easier to keep.
 """
 from dataclasses import dataclass
 
-from speechmerge.metrics.interference import HARMED_BELOW, ranking_key
+from speechmerge.metrics.interference import HARMED_BELOW
 from speechmerge.report.tables import READINGS, Results, System
 
 SCALES = ("scale", "lambda")
@@ -44,7 +45,7 @@ def summarize(results: Results, system: System, reading: str, all_tasks: bool = 
         if cell is None or not (all_tasks or not system.tasks or task.name in system.tasks):
             continue
         if cell.delta is None:
-            undefined[task.name] = cell.reason or "no single adapter to compare with"
+            undefined[task.name] = cell.reason or "not computed"
         else:
             deltas[task.name] = cell.delta
     return Summary(system, reading, deltas, undefined)
@@ -54,23 +55,16 @@ def merge_summaries(results: Results, reading: str) -> list[Summary]:
     """All merges measured under this reading, best first."""
     found = [summarize(results, system, reading) for system in results.of_kind("merged")]
     measured = [summary for summary in found if summary.deltas or summary.undefined]
-    return sorted(measured, key=lambda summary: ranking_key(summary.deltas), reverse=True)
+    order = {name: place for place, name in enumerate(results.record["ranking"][reading])}
+    return sorted(measured, key=lambda summary: order.get(summary.system.name, len(order)))
 
 
 def choose_merge(results: Results, chosen_on: Results | None) -> tuple[Summary | None, str]:
-    """The merge to talk about and the split it was chosen on: dev where it was scored, otherwise (and said so) this split.
-
-    Merges of the most tasks are compared first, since fewer tasks are easier to merge.
-    """
+    """The merge to talk about and the split it was chosen on: dev where it was scored, otherwise (and said so) this split."""
     source = chosen_on or results
-    names = {system.name for system in results.of_kind("merged")}
-    ranked = [summary for summary in merge_summaries(source, "generation") if summary.system.name in names and summary.deltas]
-    if not ranked:
-        return None, source.split
-    most = max(len(summary.deltas) for summary in ranked)
-    best = next(summary for summary in ranked if len(summary.deltas) == most)
-    system = next(system for system in results.of_kind("merged") if system.name == best.system.name)
-    return summarize(results, system, "generation"), source.split
+    merges = {system.name: system for system in results.of_kind("merged")}
+    ranked = [name for name in source.record["ranking"]["generation"] if name in merges]
+    return summarize(results, merges[ranked[0]], "generation") if ranked else None, source.split
 
 
 def scale_curves(results: Results, reading: str) -> dict[str, list[tuple[float, Summary]]]:

@@ -20,5 +20,5 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 document.addEventListener("play", (event) => {
   for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
 }, true);
-// a printed page has no buttons to press: open everything
-addEventListener("beforeprint", () => document.querySelectorAll("article details").forEach((d) => { d.open = true; }));
+// a printed page has no buttons to press: show the commands
+addEventListener("beforeprint", () => document.querySelectorAll("#commands > details").forEach((d) => { d.open = true; }));

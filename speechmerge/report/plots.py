@@ -53,13 +53,15 @@ def all_plots(results: Results) -> list[Plot]:
 
 def heat_map(results: Results, reading: str) -> Plot:
     """Task x system, coloured by the share of the single adapter's gain that is kept, with the metric's value as text."""
-    rows = [["system", "task", "metric", "value", "ci_low", "ci_high", "interference_delta", "reason"]]
+    rows = [["system", "task", "metric", "value", "ci_low", "ci_high", "n", "n_unparsed", "interference_delta",
+             "delta_ci_low", "delta_ci_high", "reason", "log_ratio"]]
     for system in results.systems:
         for task in results.tasks:
             if cell := results.cell(reading, system.name, task.name):
-                low, high = cell.ci or ("", "")
-                rows.append([system.name, task.name, task.metric, cell.value, low, high,
-                             "" if cell.delta is None else cell.delta, cell.reason or ""])
+                entry = cell.delta_entry
+                rows.append([system.name, task.name, task.metric, cell.value, *(cell.ci or (None, None)), task.n,
+                             cell.details.get("n_unparsed"), cell.delta, *(entry.get("ci") or (None, None)), cell.reason,
+                             entry.get("log_ratio")])
     title = f"Every system on every task, {READINGS[reading]} ({results.split})"
     png = _grid(results, reading, results.systems, title)
     return Plot(f"heatmap_{reading}", title, f"Heat map of {len(results.systems)} systems by {len(results.tasks)} tasks; "
@@ -74,7 +76,7 @@ def cross_task(results: Results) -> Plot | None:
     rows = [["adapter", *(task.name for task in results.tasks)]]
     for system in adapters:
         cells = (results.cell("generation", system.name, task.name) for task in results.tasks)
-        rows.append([system.name, *("" if cell is None else cell.value for cell in cells)])
+        rows.append([system.name, *(cell and cell.value for cell in cells)])
     hurt = [f"{system.name} on {task.name}" for system in adapters for task in results.tasks
             if (cell := results.cell("generation", system.name, task.name)) and cell.delta is not None and cell.delta < -1]
     title = f"Each single adapter on each task ({results.split})"

@@ -60,11 +60,19 @@ def _values(results: Results, reading: str) -> str:
 
 
 def _deltas(results: Results, reading: str) -> str:
-    return table(_header(results), _rows(results, reading, lambda cell: signed(cell.delta)))
+    """interference_delta with its interval; where it is undefined, the log ratio of errors or scores instead."""
+    def show(cell):
+        if cell.delta is None:
+            ratio = cell.delta_entry.get("log_ratio")
+            return "undefined" + ("" if ratio is None else f" (log ratio {signed(ratio)})")
+        ci = cell.delta_entry.get("ci")
+        return signed(cell.delta) + (f" [{signed(ci[0])}, {signed(ci[1])}]" if ci else "")
+
+    return table(_header(results), _rows(results, reading, show))
 
 
 def _undefined(results: Results, reading: str) -> str:
-    return "\n".join(f"- {task}: undefined: {reason}" for task, reason in undefined_reasons(results, reading))
+    return "\n".join(f"- {task}: interference_delta is undefined: {reason}." for task, reason in undefined_reasons(results, reading))
 
 
 def undefined_reasons(results: Results, reading: str) -> list[tuple[str, str]]:
@@ -74,7 +82,7 @@ def undefined_reasons(results: Results, reading: str) -> list[tuple[str, str]]:
         for system in results.systems:
             cell = results.cell(reading, system.name, task.name)
             if cell and cell.delta is None:
-                found[task.name, cell.reason or "no single adapter to compare with"] = True
+                found[task.name, cell.reason or "not computed"] = True
     return list(found)
 
 

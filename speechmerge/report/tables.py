@@ -1,6 +1,7 @@
 """The numbers of the report: read from `exp/scores_<split>.json` and the `score.json` files below `exp/decode/<split>`.
 
-A cell is one system on one task under one reading. Two readings: "generation" (what the model wrote) and "labels" (the
+A cell is one system on one task under one reading. What counts as a task here is a set of the scores: a task's name, or, where
+one task is scored on several data directories (languages), the name of one of these. Two readings: "generation" (what the model wrote) and "labels" (the
 label with the highest mean token log-probability). Values are fractions; only what prints them makes percent of them.
 """
 from dataclasses import dataclass, field
@@ -17,12 +18,21 @@ REASONS = {NO_GAIN: "the single adapter gains no more than noise over the base"}
 
 @dataclass(frozen=True)
 class Cell:
-    """`delta` is interference_delta; where it is None, `reason` says why it is undefined."""
+    """`delta`: the entry of interference_delta (value, reason, ci, ...); `details`: all metrics of the reading."""
     value: float
-    ci: tuple[float, float] | None = None
-    delta: float | None = None
-    reason: str | None = None
-    details: dict = field(default_factory=dict)
+    ci: tuple[float, float] | None
+    delta_entry: dict
+    details: dict
+
+    @property
+    def delta(self) -> float | None:
+        return self.delta_entry.get("value")
+
+    @property
+    def reason(self) -> str | None:
+        """Why interference_delta is undefined; None where it is defined."""
+        reason = self.delta_entry.get("reason")
+        return REASONS.get(reason, reason)
 
     @property
     def kept(self) -> float | None:
@@ -32,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """`tasks`: the tasks that the system was made for (of an adapter its own, of a merge those of its adapters)."""
+    """`tasks`: the tasks that the system was made for; of an adapter its own, of a merge those of its adapters, of the base none."""
     name: str
     kind: str
     tasks: tuple[str, ...] = ()
@@ -43,7 +53,10 @@ class System:
 
 @dataclass(frozen=True)
 class TaskInfo:
+    """`task`: its name in the task registry; `data`: the data directory that it was decoded on."""
     name: str
+    task: str
+    data: str
     metric: str
     higher_is_better: bool
     n: int
@@ -114,11 +127,7 @@ def _system(entry: dict, path: Path, command: str) -> System:
     missing = [key for key in ("name", "kind", "scores") if key not in entry]
     if missing:
         raise SpeechMergeError(f"{path}: system {entry.get('name', '?')!r} has no {missing[0]!r}; run {command}")
-    tasks = (entry["task"],) if entry.get("task") else ()
-    if entry["kind"] == "merged" and entry.get("path"):
-        metadata = Path(entry["path"]) / "merge_metadata.json"
-        if metadata.is_file():
-            tasks = tuple(adapter["task"] for adapter in read_json(metadata)["adapters"])
+    tasks = () if entry["kind"] == "base" else tuple(entry.get("own_sets") or ())
     return System(entry["name"], entry["kind"], tasks, entry.get("method"), entry.get("params") or {}, entry.get("path"))
 
 
@@ -132,14 +141,14 @@ def _read_task(results: Results, task: str, command: str) -> TaskInfo:
         if not path.is_file():
             raise SpeechMergeError(f"{path}: not there, but scores_{results.split}.json lists it; run {command}")
         score = read_json(path)
-        seen[(score["metric"], score["higher_is_better"], score["n"])] = path
+        seen[tuple(score[key] for key in ("task", "data", "metric", "higher_is_better", "n"))] = path
         for reading in READINGS:
             if score.get(reading) is not None:
                 results.cells[reading][entry["name"], task] = _cell(entry, task, reading, score[reading], path, command)
     if not seen:
         raise SpeechMergeError(f"{results.exp_dir}: task {task!r} is listed, but no system has a score on it; run {command}")
     if len(seen) > 1:
-        found = "; ".join(f"{path}: {metric}, n={n}" for (metric, _, n), path in seen.items())
+        found = "; ".join(f"{path}: {metric} on {data}, n={n}" for (_, data, metric, _, n), path in seen.items())
         raise SpeechMergeError(f"task {task!r}: systems were scored differently ({found}); run speechmerge decode, then {command}")
     return TaskInfo(task, *next(iter(seen)))
 
@@ -149,7 +158,5 @@ def _cell(entry: dict, task: str, reading: str, score: dict, path: Path, command
     if value != score["value"]:
         raise SpeechMergeError(f"{path}: {reading} value {score['value']} differs from {value} in the scores file, "
                                f"so one of them is old; run {command}")
-    delta = (entry.get("interference_delta") or {}).get(task) or {}
-    found = delta.get(reading) or {}
-    return Cell(score["value"], tuple(score["ci"]) if score.get("ci") else None, found.get("value"),
-                REASONS.get(found.get("reason"), found.get("reason")), score)
+    delta = entry.get("interference_delta", {}).get(task, {}).get(reading, {})
+    return Cell(score["value"], tuple(score["ci"]) if score.get("ci") else None, delta, score)

@@ -10,7 +10,7 @@ def add_arguments(parser):
     parser.add_argument("--exp-dir", default="exp", help="where adapters, merges, hypotheses and scores are")
     parser.add_argument("--split", default="test", help="the split that is reported")
     parser.add_argument("--dev-split", default="dev", help="the split that the best merge is chosen on, if it was scored")
-    parser.add_argument("--data", default="data", help="data directories, DATA/<task>/<split>, for the example utterances")
+    parser.add_argument("--data", default="data", help="for the examples: DATA/<task>/<split>, where the data that was decoded is no longer in its place")
     parser.add_argument("--output-dir", default="exp/report", help="where the report is written")
     parser.add_argument("--max-examples", type=int, default=5, help="example utterances per task")
     parser.add_argument("--max-page-mb", type=float, default=6.0, help="audio is left out of the page beyond this size (MB)")
@@ -63,7 +63,6 @@ def collect_examples(args, results, chosen_on, room: int):
 
     from speechmerge.report.examples import Audio, task_examples
     from speechmerge.report.findings import choose_merge
-    from speechmerge.tasks import get_task
 
     if args.max_examples < 1:
         return [], []
@@ -72,8 +71,8 @@ def collect_examples(args, results, chosen_on, room: int):
     examples, left_out = [], 0
     for i, task in enumerate(results.tasks):
         audio = Audio(max(room, 0) // (len(results.tasks) - i))  # what one task leaves over is shared by the others
-        data_dir = Path(args.data) / task.name / args.split
-        examples.append(task_examples(results, get_task(task.name), data_dir, merge, args.max_examples, audio))
+        data_dir = task.data if Path(task.data).is_dir() else Path(args.data) / task.name / args.split
+        examples.append(task_examples(results, task, data_dir, merge, args.max_examples, audio))
         room -= audio.used
         left_out += audio.left_out
     note = f"The audio of {left_out} utterances was left out to keep the page below {args.max_page_mb:g} MB."
