@@ -1,4 +1,6 @@
-"""Decoding: one system on one data directory -> exp/decode/<split>/<system>/<task>/{hyp,hyp_labels,scores,decode.json}.
+"""Decoding: one system on one data directory -> exp/decode/<split>/<system>/<set>/{hyp,hyp_labels,scores,decode.json}.
+
+A set is mostly named as its task; where one task has several data directories (languages), each is a set.
 
 A result is kept under a key of everything that went into it (base, adapter, data, options) and made again only when the
 key changes. Work that takes long is saved in parts, so that a killed run goes on, and shards add up.
@@ -67,16 +69,21 @@ def answer_scores(task, labels, found: list[Hypothesis]) -> dict[str, float] | N
 
 
 class Decoder:
-    """Decodes systems on one (task, data directory); the features are computed once for all systems."""
+    """Decodes systems on one (task, data directory); the features are computed once for all systems.
 
-    def __init__(self, model: SpeechModel, task, data, split: str, exp_dir, options=Options(), shard=(0, 1)):
+    output_dir: of the only system, instead of its place below exp_dir. shard: (index from 0, count) of the batches.
+    """
+
+    def __init__(self, model: SpeechModel, task, data, split: str, exp_dir, options=Options(), shard=(0, 1), set_name=None,
+                 output_dir=None):
         self.model, self.task, self.data, self.split = model, task, data, split
         self.exp_dir, self.options, self.shard = Path(exp_dir), options, shard
+        self.set_name, self.output_dir = set_name or task.name, output_dir
         self.examples, self.labels = task.examples(data), task.labels(data)
         self.cache, self._data_print = FeatureCache(), data.fingerprint()
 
     def folder(self, system: System) -> Path:
-        return self.exp_dir / "decode" / self.split / system.name / self.task.name
+        return Path(self.output_dir or self.exp_dir / "decode" / self.split / system.name / self.set_name)
 
     def key(self, system: System) -> str:
         context = self.model.context
@@ -100,8 +107,10 @@ class Decoder:
         with lock(parts.folder) if parts.shared else contextlib.nullcontext():
             found = parts.read()
             if len(found) == len(self.examples):
-                self._write(system, key, [found[example.id] for example in self.examples], parts.seconds())
+                seconds = parts.seconds()
+                self._write(system, key, [found[example.id] for example in self.examples], seconds)
                 parts.remove()
+                log.info("%s on %s: %d utterances, %.1f s", system.name, self.set_name, len(found), seconds)
                 return "made"
         return "kept" if self.done(system, key) else "part"
 
@@ -111,7 +120,7 @@ class Decoder:
         batches = plan(self.model, self.examples, self.options)[index::count]
         missing = [batch for batch in batches if any(self.examples[i].id not in ready for i in batch)]
         if ready and missing:
-            log.info("%s on %s: going on after %d of %d utterances", system.name, self.task.name, len(ready), len(self.examples))
+            log.info("%s on %s: going on after %d of %d utterances", system.name, self.set_name, len(ready), len(self.examples))
         if not missing:
             return
         with self.model.adapter(system.path) if system.path else contextlib.nullcontext():
@@ -172,7 +181,7 @@ class Parts:
         return self.memory
 
     def seconds(self) -> float:
-        """Time spent on all of them."""
+        """Time spent on all of them, in this and in other processes."""
         unsaved = time.monotonic() - self.since if self.unsaved else 0.0
         return unsaved + sum(read_json(path)["seconds"] for path in self._files())
 

@@ -1,0 +1,75 @@
+"""speechmerge decode --model egs/mini/base --systems all --tasks asr kws --data data --split test [--shard 0/2]
+
+Writes exp/decode/<split>/<system>/<task>/{hyp,hyp_labels,scores,decode.json}; what is there and unchanged is kept.
+"""
+import argparse
+
+from speechmerge.models.options import add_model_arguments
+from speechmerge.options import CommaList, boolean
+
+HELP = "decode the base, adapters and merged models on the tasks' data: exp/decode/<split>/<system>/<task>/hyp"
+
+
+def add_arguments(parser):
+    parser.add_argument("--tasks", required=True, nargs="+", action=CommaList, help="tasks, or sets: folders DATA/<task>/<split>")
+    parser.add_argument("--task", help="the task of all, where --tasks are sets (languages); default: as the set's adapter was trained")
+    parser.add_argument("--data", default="data", help="folder that holds <task>/<split>/")
+    parser.add_argument("--split", default="test", help="train, dev or test")
+    parser.add_argument("--systems", nargs="+", action=CommaList, default=["all"],
+                        help="base, names out of exp/adapters.json, tags of merges, folders, adapters, merged, all")
+    parser.add_argument("--exp-dir", default="exp", help="experiment folder")
+    add_model_arguments(parser)
+    add_decode_arguments(parser)
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="the I-th of N jobs, from 1, does its share")
+    parser.add_argument("--force", type=boolean, default=False, help="decode again what is there")
+
+
+def add_decode_arguments(parser):
+    parser.add_argument("--num-beams", type=int, default=1, help="beam width; 1: greedy")
+    parser.add_argument("--batch-size", type=int, default=32, help="utterances decoded together; does not change results")
+    parser.add_argument("--label-scoring", type=boolean, default=True, help="also score every label of label tasks")
+
+
+def shard(text: str) -> tuple[int, int]:
+    index, slash, count = str(text).partition("/")
+    if not slash or not index.isdigit() or not count.isdigit() or not 1 <= int(index) <= int(count):
+        raise argparse.ArgumentTypeError(f"expected I/N with 1 <= I <= N, found {text!r}")
+    return int(index) - 1, int(count)
+
+
+def run(args):
+    from collections import Counter
+    from pathlib import Path
+
+    from speechmerge.decode import Decoder, Options
+    from speechmerge.data.directory import DataDir
+    from speechmerge.models.options import model_from
+    from speechmerge.systems import find_systems
+
+    systems = find_systems(args.systems, args.exp_dir)
+    tasks = {name: task_of(name, args.task, args.exp_dir) for name in args.tasks}
+    data = {name: DataDir.read(Path(args.data) / name / args.split) for name in tasks}
+    model, options, counts = model_from(args), Options(args.num_beams, args.label_scoring, args.batch_size), Counter()
+    mine, batches = shares(len(tasks) * len(systems), args.shard)
+    for place, (name, task) in enumerate(tasks.items()):
+        decoder = Decoder(model, task, data[name], args.split, args.exp_dir, options, batches, set_name=name)
+        for number, system in enumerate(systems, place * len(systems)):
+            if number in mine:
+                counts[decoder.decode(system, args.force)] += 1
+    waiting = f", {counts['part']} waiting for other shards" if counts["part"] else ""
+    print(f"{Path(args.exp_dir) / 'decode' / args.split}: {counts['made']} decoded, {counts['kept']} kept{waiting}")
+
+
+def shares(jobs: int, shard: tuple[int, int]) -> tuple[range, tuple[int, int]]:
+    """(jobs of this shard, shard of the batches within a job): whole jobs where there are plenty, else a part of each."""
+    index, count = shard
+    return (range(index, jobs, count), (0, 1)) if jobs >= 4 * count else (range(jobs), shard)
+
+
+def task_of(name: str, given: str | None, exp_dir):
+    """The task of a set: as given, else of that name, else that of the adapter of that name."""
+    from speechmerge.systems import known_adapters
+    from speechmerge.tasks import TASKS, get_task
+
+    adapter = known_adapters(exp_dir).get(name)
+    return get_task(given or (adapter.task if adapter and name not in TASKS.names() else name))

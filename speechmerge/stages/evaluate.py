@@ -1,0 +1,41 @@
+"""speechmerge evaluate --task asr --model egs/mini/base [--adapter exp/asr/asr] --data data/asr/test [--output-dir DIR]"""
+from speechmerge.models.options import add_model_arguments
+from speechmerge.options import boolean
+from speechmerge.stages.decode import add_decode_arguments
+
+HELP = "decode and score one system on one task; prints the scores"
+
+
+def add_arguments(parser):
+    parser.add_argument("--task", required=True, help="the task (speechmerge list tasks)")
+    parser.add_argument("--data", required=True, help="data directory, or with --split the folder that holds <task>/<split>/")
+    parser.add_argument("--split", help="train, dev or test, below --data")
+    parser.add_argument("--adapter", default="base", help="folder or name of an adapter or a merged model; default: the base alone")
+    parser.add_argument("--exp-dir", default="exp", help="experiment folder")
+    parser.add_argument("--output-dir", help="default: EXP_DIR/decode/SPLIT/SYSTEM/TASK")
+    add_model_arguments(parser)
+    add_decode_arguments(parser)
+    parser.add_argument("--force", type=boolean, default=False, help="decode again what is there")
+
+
+def run(args):
+    from pathlib import Path
+
+    from speechmerge.data.directory import DataDir
+    from speechmerge.decode import Decoder, Options
+    from speechmerge.models.options import model_from
+    from speechmerge.scoring import score_decoded
+    from speechmerge.stages.score_files import table
+    from speechmerge.systems import find_systems
+    from speechmerge.tasks import get_task
+
+    task, [system] = get_task(args.task), find_systems([args.adapter], args.exp_dir)
+    data = DataDir.read(Path(args.data) / args.task / args.split if args.split else args.data)
+    options = Options(args.num_beams, args.label_scoring, args.batch_size)
+    decoder = Decoder(model_from(args), task, data, args.split or data.path.name, args.exp_dir, options, output_dir=args.output_dir)
+    decoder.decode(system, args.force)
+    score = score_decoded(decoder.folder(system)).score
+    print(f"{system.name} on {task.name} ({data.path}): {score['n']} utterances, in {decoder.folder(system)}")
+    for reading in ("generation", "labels"):
+        if score[reading]:
+            print(f"[{reading}]", table(score[reading]), sep="\n")
