@@ -32,6 +32,7 @@ class Options:
     repetitions: int = bootstrap.REPETITIONS
     seed: int = bootstrap.SEED
     sets: tuple[str, ...] | None = None  # only these
+    systems: tuple[str, ...] | None = None  # only these
     data: str | None = None  # data directories are DATA/<set>/<split>; default: as decode.json says
 
 
@@ -160,24 +161,29 @@ def read_readings(folder: Path) -> dict[str, tuple[dict, dict | None]]:
 
 
 def score_split(exp_dir, split: str, options=Options()) -> dict:
-    """Score everything that was decoded on a split and write exp/scores_<split>.json, which is also returned.
-
-    Raises SpeechMergeError where nothing was decoded, hypotheses and data do not belong together, or bases differ.
-    """
-    exp_dir = Path(exp_dir)
-    cache = ReferenceCache(options.normaliser)
-    decoded = [score_decoded(folder, options, cache) for folder in decoded_folders(exp_dir, split, options.sets)]
-    base = one_base(decoded)
-    table = {(item.folder.parent.name, item.set): item for item in decoded}
-    systems = [system_entry(name, table) for name in system_order(decoded)]
-    results = {"split": split, "base": base, "tasks": sorted({item.set for item in decoded}), "systems": systems,
-               "ranking": {reading: ranking(systems, reading) for reading in READINGS},
-               "normaliser": options.normaliser, **provenance(seed=options.seed, repetitions=options.repetitions)}
-    write_json(exp_dir / f"scores_{split}.json", results)
+    """Score everything that was decoded on a split and write exp/scores_<split>.json, which is also returned."""
+    results = compare(exp_dir, split, options)
+    write_json(Path(exp_dir) / f"scores_{split}.json", results)
     return results
 
 
-def decoded_folders(exp_dir: Path, split: str, sets=None) -> list[Path]:
+def compare(exp_dir, split: str, options=Options()) -> dict:
+    """Score what was decoded on a split and compare the systems.
+
+    Raises SpeechMergeError where nothing was decoded, hypotheses and data do not belong together, or bases differ.
+    """
+    cache = ReferenceCache(options.normaliser)
+    folders = decoded_folders(Path(exp_dir), split, options.sets, options.systems)
+    decoded = [score_decoded(folder, options, cache) for folder in folders]
+    base = one_base(decoded)
+    table = {(item.folder.parent.name, item.set): item for item in decoded}
+    systems = [system_entry(name, table) for name in system_order(decoded)]
+    return {"split": split, "base": base, "tasks": sorted({item.set for item in decoded}), "systems": systems,
+            "ranking": {reading: ranking(systems, reading) for reading in READINGS},
+            "normaliser": options.normaliser, **provenance(seed=options.seed, repetitions=options.repetitions)}
+
+
+def decoded_folders(exp_dir: Path, split: str, sets=None, systems=None) -> list[Path]:
     """All finished decode folders of a split. Raises SpeechMergeError where there are none, or none of a set asked for."""
     folders = sorted(path.parent for path in (exp_dir / "decode" / split).glob("*/*/decode.json"))
     there = {folder.name for folder in folders}
@@ -187,7 +193,7 @@ def decoded_folders(exp_dir: Path, split: str, sets=None) -> list[Path]:
             raise SpeechMergeError(f"{exp_dir / 'decode' / split}: nothing decoded on {name!r} (sets here: "
                                    f"{', '.join(sorted(there)) or 'none'}; splits: {', '.join(splits) or 'none'}); "
                                    "run `speechmerge decode` first")
-    return [folder for folder in folders if not sets or folder.name in sets]
+    return [folder for folder in folders if (not sets or folder.name in sets) and (not systems or folder.parent.name in systems)]
 
 
 def one_base(decoded: list[Decoded]) -> dict:

@@ -1,0 +1,60 @@
+"""Decode and score some systems on some sets in one go: what evaluate-merged, merge --evaluate and the sweeps share.
+
+    evaluation = Evaluation(model, ["asr", "kws"], "data", "dev", "exp")
+    results = evaluation.compare(find_systems(["base", "asr", "kws", "exp/merged/.../run_..."], "exp"))
+"""
+from pathlib import Path
+
+from speechmerge.data.directory import DataDir
+from speechmerge.decode import Decoder, Options
+from speechmerge.errors import SpeechMergeError
+from speechmerge.merge_results import write_merge_results
+from speechmerge.scoring import Options as ScoreOptions
+from speechmerge.scoring import compare
+from speechmerge.systems import BASE, System, known_adapters
+
+
+class Evaluation:
+    """Holds the model and each set's features, so that many systems follow each other at the cost of decoding alone."""
+
+    def __init__(self, model, sets: dict, data_root, split: str, exp_dir, options=Options()):
+        """`sets`: name of the folder below `data_root` -> Task."""
+        self.split, self.exp_dir, self.data_root = split, Path(exp_dir), str(data_root)
+        self.decoders = {
+            name: Decoder(model, task, DataDir.read(Path(data_root) / name / split), split, exp_dir, options, set_name=name)
+            for name, task in sets.items()
+        }
+
+    def decode(self, systems, force: bool = False):
+        for decoder in self.decoders.values():
+            for system in systems:
+                decoder.decode(system, force)
+
+    def references(self, adapters) -> list[System]:
+        """The base, and the single adapter of each set: those of `adapters` (paths), else the registered ones."""
+        paths = {Path(path).resolve() for path in adapters}
+        known = list(known_adapters(self.exp_dir).values())
+        inside = [system for system in known if Path(system.path).resolve() in paths]
+        return [System(BASE, "base"), *(inside or [system for system in known if system.name in self.decoders])]
+
+    def compare(self, systems, force: bool = False) -> dict:
+        """Decode what is missing, then compare `systems` on the sets; exp/scores_<split>.json stays as it is."""
+        self.decode(systems, force)
+        names = tuple(system.name for system in systems)
+        results = compare(self.exp_dir, self.split, ScoreOptions(sets=tuple(self.decoders), systems=names, data=self.data_root))
+        write_merge_results(self.exp_dir, results)
+        return results
+
+
+def decoder_options(args) -> Options:
+    return Options(args.num_beams, args.label_scoring, args.batch_size)
+
+
+def own_sets(adapters, exp_dir, chosen=None) -> dict:
+    """Set name -> Task: those that were asked for, else one for each adapter that was merged ([{"name", "task"}])."""
+    from speechmerge.stages.decode import task_of
+
+    names = list(chosen or dict.fromkeys(adapter.get("name") or adapter["task"] for adapter in adapters))
+    if not names:
+        raise SpeechMergeError("the merge does not say which tasks its adapters were made for; name them with --eval-tasks")
+    return {name: task_of(name, None, exp_dir) for name in names}
