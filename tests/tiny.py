@@ -54,10 +54,12 @@ def tiny_whisper(dir, seed=0, d_model=32, layers=2, chunk_length=4):
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=2 * d_model, decoder_ffn_dim=2 * d_model,
         max_source_positions=chunk_length * 25, max_target_positions=64, num_mel_bins=80, pad_token_id=eos,
         bos_token_id=start, eos_token_id=eos, decoder_start_token_id=start, suppress_tokens=None, begin_suppress_tokens=None,
+        init_std=0.2,  # with 0.02 the tied output layer is so small that an adapter could never decide on a token
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = WhisperForConditionalGeneration(config)
+        model.model.decoder.embed_tokens.weight.data[eos].normal_(0, config.init_std)  # the padding row starts as zeros
     model.generation_config.update(decoder_start_token_id=start, eos_token_id=eos, pad_token_id=eos, bos_token_id=start)
     model.save_pretrained(dir)
     return dir

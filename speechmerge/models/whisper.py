@@ -4,6 +4,8 @@ The decoder starts with `<|startoftranscript|> <|LANGUAGE|> <|TASK|> <|notimesta
 a token of its own (the mini base: `<|kws|>`) says the task with it; the published Whisper is told a label task by a text
 prompt before the start (`<|startofprev|> prompt`), the way openai/whisper passes `initial_prompt`.
 """
+import copy
+
 import numpy as np
 import torch
 from torch import nn
@@ -149,11 +151,13 @@ class Whisper(SpeechModel):
 
         self.core.eval()
         prefix = batch["decoder_input_ids"].to(self.device)
-        new = min(task.max_new_tokens, self.max_positions - prefix.shape[1])
         encoded = self.encode(batch)
+        config = copy.deepcopy(self.core.generation_config)  # keeps the tokens that this model must not write
+        config.max_length, config.max_new_tokens = None, min(task.max_new_tokens, self.max_positions - prefix.shape[1])
+        config.num_beams, config.do_sample, config.use_cache = num_beams, False, True
         ids = GenerationMixin.generate(
-            self.core, encoder_outputs=encoded, attention_mask=torch.ones(encoded[0].shape[:2], device=self.device),
-            decoder_input_ids=prefix, num_beams=num_beams, do_sample=False, max_new_tokens=new, use_cache=True,
+            self.core, generation_config=config, encoder_outputs=encoded, decoder_input_ids=prefix,
+            attention_mask=torch.ones(encoded[0].shape[:2], device=self.device),
         )
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids[:, prefix.shape[1] :].tolist()]
 
