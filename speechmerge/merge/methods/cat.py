@@ -1,0 +1,18 @@
+"""Concatenation of LoRA factors (CAT of LoRA Soups, arXiv 2410.13025, with given weights)."""
+from speechmerge.merge.method import Linear, check_count
+from speechmerge.merge.parameters import Parameter
+from speechmerge.merge.registry import METHODS
+
+
+@METHODS.register("cat")
+class Concatenate(Linear):
+    """Exact weighted sum by concatenating factors: rank up to the sum of ranks; --rank recompresses it when it is saved."""
+
+    parameters = (Parameter("weights", "floats", None, "one weight per adapter, of any sign; 1 for each where not given"),)
+
+    def check(self):
+        self.weights = self.values["weights"] or [1.0] * len(self.labels)
+        check_count(self.name, "weights", self.weights, self.labels)
+
+    def coefficients(self, name):
+        return self.weights

@@ -1,0 +1,119 @@
+"""Adapters and models from disk to task vectors. A LoRA is read from its own files alone, without its base.
+
+What a folder is, is seen from what is in it: `adapter_config.json` (PEFT), `delta.json` (our own deltas), or the weights of
+a full fine-tuned model, which need `base`. Whatever would change the meaning of the numbers and is not handled is refused
+by name.
+"""
+import hashlib
+from pathlib import Path
+
+from speechmerge.errors import SpeechMergeError
+from speechmerge.files import read_json, sha256_file
+from speechmerge.merge.checkpoint import Checkpoint, resolve_model_dir
+from speechmerge.merge.fingerprint import Base, common_base, model_fingerprint
+from speechmerge.merge.safetensors_file import FLOATS, read_header, read_tensor
+from speechmerge.merge.task_vector import TaskVector
+
+
+def read(source, base=None, name=None) -> TaskVector:
+    """The task vector of a folder (or a TaskVector as it is).
+
+    `base`: folder or cached hub id of the base model; needed only for DoRA, fully saved modules, trained biases and full
+    fine-tuned models, and where given the vector must belong to it. `name`: what to call it.
+    """
+    if isinstance(source, TaskVector):
+        vector = source
+    else:
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            raise SpeechMergeError(f"adapter {source}: no such folder; `speechmerge list adapters` shows the registered ones")
+        vector = _reader(folder)(folder, base)
+    if base is not None:
+        given = Base(str(base), model_fingerprint(base))
+        vector = TaskVector(**{**vars(vector), "base": common_base([given, vector.base], ["--base", vector.label])})
+    return TaskVector(**{**vars(vector), "details": {**vector.details, "name": name}}) if name else vector
+
+
+def _reader(folder: Path):
+    if (folder / "adapter_config.json").is_file():
+        from speechmerge.merge.read_peft import read_peft
+
+        return read_peft
+    if (folder / "delta.json").is_file():
+        return read_delta
+    if any(folder.glob("adapter_model.*")):
+        raise SpeechMergeError(f"{folder}: adapter weights without adapter_config.json, so that rank and scaling are unknown")
+    return read_full
+
+
+def read_delta(folder, base=None) -> TaskVector:
+    """What `TaskVector.save(as_="delta")` wrote."""
+    from speechmerge.merge.delta import Deferred, LowRank
+
+    folder = Path(folder)
+    about, entries = read_json(folder / "delta.json"), read_header(folder / "delta.safetensors")
+
+    def entry(key):
+        if key not in entries:
+            raise SpeechMergeError(f"{folder / 'delta.safetensors'}: key {key} is missing, delta.json names it; save it again")
+        return entries[key]
+
+    deltas = {}
+    for name, kind in about["parameters"].items():
+        if kind["kind"] == "low_rank":
+            B, A = read_tensor(entry(f"{name}.B")), read_tensor(entry(f"{name}.A"))
+            deltas[name] = LowRank(B, A, 1.0, kind["shape"])
+        else:
+            deltas[name] = Deferred(kind["shape"], lambda key=f"{name}.dense": read_tensor(entry(key)))
+            entry(f"{name}.dense")
+    sha256 = sha256_file(folder / "delta.safetensors")
+    return TaskVector(deltas, Base(**about["base"]), about["task"], about["language"], str(folder), {"sha256": sha256})
+
+
+def read_full(folder, base=None) -> TaskVector:
+    """A full fine-tuned model as its difference from `base`, made tensor by tensor when asked for."""
+    about = our_notes(folder)
+    base = base or about["base"].source
+    if base is None:
+        raise SpeechMergeError(f"{folder}: the weights of a full model become a task vector only relative to its base; give --base")
+    tuned, start = Checkpoint(folder), Checkpoint(base)
+    _same_keys(tuned, start)
+    names = [name for name, entry in tuned.entries.items() if entry.dtype in FLOATS]
+    deltas = {name: difference(tuned.entries[name], start.entry(name)) for name in names}
+    known = common_base([Base(str(base), model_fingerprint(base)), about["base"]], ["--base", str(folder)])
+    sha256 = hashlib.sha256("".join(sha256_file(path) for path in tuned.files).encode()).hexdigest()
+    return TaskVector(deltas, known, about["task"], about["language"], str(folder), {"sha256": sha256})
+
+
+def _same_keys(tuned: Checkpoint, start: Checkpoint):
+    """Every tensor of one model is in the other, so that nothing is lost silently."""
+    for here, there in ((tuned, start), (start, tuned)):
+        lost = sorted(set(here.entries) - set(there.entries))
+        if lost:
+            raise SpeechMergeError(f"{here.folder}: {len(lost)} keys are not in {there.folder}: {', '.join(lost[:5])}")
+
+
+def difference(tuned, start):
+    """Deferred delta of one tensor between two files. Raises SpeechMergeError for other shapes."""
+    from speechmerge.merge.delta import Deferred
+
+    if tuned.shape != start.shape:
+        raise SpeechMergeError(f"{tuned.path}: key {tuned.name}: shape {list(tuned.shape)}, the base has {list(start.shape)}")
+    return Deferred(tuned.shape, lambda: read_tensor(tuned).float() - read_tensor(start).float())
+
+
+def our_notes(folder) -> dict:
+    """task, language and base from speechmerge.json, which training and merging leave in their folders."""
+    path = Path(folder) / "speechmerge.json"
+    notes = read_json(path) if path.is_file() else {}
+    base = notes.get("base") or {}
+    return {"task": notes.get("task"), "language": notes.get("language"),
+            "base": Base(base.get("source"), base.get("fingerprint"))}
+
+
+def base_folder(base: Base, given=None) -> Path:
+    """The folder of the base's weights, for what needs them. Raises SpeechMergeError where it cannot be found."""
+    source = given or base.source
+    if source is None:
+        raise SpeechMergeError("the base model is needed but not known; give --base")
+    return resolve_model_dir(source)

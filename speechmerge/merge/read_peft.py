@@ -1,0 +1,161 @@
+"""A PEFT adapter folder to a task vector: LoRA, rsLoRA, DoRA, rank and alpha patterns, kernels, fully saved modules, biases.
+
+Scaling: alpha / r, with rsLoRA alpha / sqrt(r). DoRA (arXiv 2402.09353, as PEFT computes it): W' = m (W + s B A) /
+||W + s B A||, the norm over each output row, so that its delta is W' - W, of full rank, and needs the base's weights.
+"""
+import math
+import re
+from pathlib import Path
+
+import torch
+
+from speechmerge.errors import SpeechMergeError
+from speechmerge.files import read_json, sha256_file
+from speechmerge.merge.checkpoint import Checkpoint
+from speechmerge.merge.delta import Deferred, LowRank
+from speechmerge.merge.fingerprint import Base, common_base, model_fingerprint
+from speechmerge.merge.read import base_folder, difference, our_notes
+from speechmerge.merge.safetensors_file import FLOATS, read_header, read_tensor
+from speechmerge.merge.task_vector import TaskVector
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# settings under which B A is not the change of the base's weight; any value but an empty one is refused
+REFUSED = {
+    "fan_in_fan_out": "transposed weights", "lora_bias": "a bias on B", "layer_replication": "replicated layers",
+    "target_parameters": "LoRA on bare parameters", "trainable_token_indices": "trainable tokens",
+    "alora_invocation_tokens": "activated LoRA", "use_qalora": "QALoRA", "use_bdlora": "BD-LoRA", "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA", "monteclora_config": "MonteCLoRA",
+}
+# initialisations that also change the base's weights, unless PEFT converted the adapter when it was saved
+CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+
+
+def read_peft(folder, base=None) -> TaskVector:
+    """Raises SpeechMergeError, naming file and key, for everything that cannot be read right."""
+    folder = Path(folder)
+    config, path = read_config(folder), weights_file(folder)
+    notes = our_notes(folder)
+    known = Base(notes["base"].source or config.get("base_model_name_or_path"), notes["base"].fingerprint)
+    factors, whole = group_keys(path, read_header(path))
+    needs_base = whole or config.get("use_dora")
+    start = _open_base(folder, known, base) if needs_base else None
+    deltas = {f"{module}.weight": _delta(path, module, parts, config, start) for module, parts in factors.items()}
+    deltas.update({name: difference(entry, start.entry(name)) for name, entry in whole.items()})
+    if not deltas:
+        raise SpeechMergeError(f"{path}: no LoRA weights in this file")
+    ranks = sorted({parts["lora_A"].shape[0] for parts in factors.values()})
+    details = {"sha256": sha256_file(path), "rank": ranks, "kind": "dora" if config.get("use_dora") else "lora",
+               "scaling": sorted({scaling(config, module, parts["lora_A"].shape[0]) for module, parts in factors.items()}),
+               "peft": {key: config.get(key) for key in ("task_type", "auto_mapping") if config.get(key)}}
+    return TaskVector(dict(sorted(deltas.items())), known, notes["task"], notes["language"], str(folder), details)
+
+
+def read_config(folder: Path) -> dict:
+    """adapter_config.json, if it describes an adapter whose delta we know."""
+    path = folder / "adapter_config.json"
+    config = read_json(path)
+    if config.get("peft_type") != "LORA":
+        raise SpeechMergeError(f"{path}: key peft_type: found {config.get('peft_type')!r}, expected 'LORA'")
+    for key, meaning in REFUSED.items():
+        if config.get(key):
+            raise SpeechMergeError(f"{path}: key {key}: {meaning} ({config[key]!r}) cannot be merged; merge it into its base with "
+                                   "PEFT's merge_and_unload and give the full model")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
+        raise SpeechMergeError(f"{path}: key init_lora_weights: {start!r} also changed the base's weights; save the adapter with "
+                               "PEFT's path_initial_model_for_weight_conversion")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), (int, float)) or config[key] <= 0:
+            raise SpeechMergeError(f"{path}: key {key}: found {config.get(key)!r}, expected a positive number")
+    return config
+
+
+def weights_file(folder: Path) -> Path:
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
+    if (folder / "adapter_model.bin").is_file():
+        raise SpeechMergeError(f"{folder / 'adapter_model.bin'}: pickled weights can run code and are not read; load the adapter "
+                               "with PEFT where you trust it and save it as safetensors")
+    raise SpeechMergeError(f"{folder / WEIGHTS}: missing, found only {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+def group_keys(path: Path, entries: dict):
+    """(module -> {"lora_A", "lora_B", "lora_magnitude_vector"} entries, parameter -> entry of whole parameters)."""
+    factors, whole = {}, {}
+    for key, entry in entries.items():
+        if not key.startswith(PREFIX):
+            raise SpeechMergeError(f"{path}: key {key}: expected a name that begins with {PREFIX}")
+        if entry.dtype not in FLOATS:
+            raise SpeechMergeError(f"{path}: key {key}: type {entry.dtype}, expected one of {', '.join(FLOATS)}")
+        name = key[len(PREFIX):]
+        match = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(\.weight)?", name)
+        if match:
+            factors.setdefault(match[1], {})[match[2]] = entry
+        elif "lora_" in name:
+            raise SpeechMergeError(f"{path}: key {key}: this kind of LoRA weight (embedding, bias) is not handled")
+        else:
+            whole[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = entry
+    for module, parts in factors.items():
+        for part in ("lora_A", "lora_B"):
+            if part not in parts:
+                raise SpeechMergeError(f"{path}: key {PREFIX}{module}.{part}.weight is missing beside {', '.join(sorted(parts))}")
+    return factors, whole
+
+
+def scaling(config: dict, module: str, rank: int) -> float:
+    alpha = pattern_value(config.get("alpha_pattern"), module, config["lora_alpha"])
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def pattern_value(pattern, module: str, default):
+    """PEFT's rule: the first pattern that is a regular expression for the module's name or for its end after a dot."""
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def _delta(path: Path, module: str, parts: dict, config: dict, start):
+    a, b = parts["lora_A"], parts["lora_B"]
+    rank = pattern_value(config.get("rank_pattern"), module, config["r"])
+    if len(a.shape) < 2 or len(b.shape) != len(a.shape) or a.shape[0] != b.shape[1] or set(b.shape[2:]) - {1}:
+        raise SpeechMergeError(f"{path}: key {a.name}: shape {list(a.shape)} does not fit {b.name} with {list(b.shape)} "
+                               "(expected A [r, in, ...] and B [out, r, 1...]; grouped convolutions are not handled)")
+    if a.shape[0] != rank or rank == 0:
+        raise SpeechMergeError(f"{path}: key {a.name}: rank {a.shape[0]}, adapter_config.json says {rank}")
+    shape = (b.shape[0], *a.shape[1:])
+    B, A = read_tensor(b).reshape(b.shape[:2]), read_tensor(a).reshape(a.shape[0], -1)
+    low = LowRank(B, A, scaling(config, module, rank), shape)
+    if not config.get("use_dora"):
+        if "lora_magnitude_vector" in parts:
+            raise SpeechMergeError(f"{path}: key {parts['lora_magnitude_vector'].name}: DoRA weights, adapter_config.json says use_dora false")
+        return low
+    return _dora(path, module, low, parts, start)
+
+
+def _dora(path: Path, module: str, low: LowRank, parts: dict, start: Checkpoint) -> Deferred:
+    if "lora_magnitude_vector" not in parts:
+        raise SpeechMergeError(f"{path}: key {PREFIX}{module}.lora_magnitude_vector is missing, use_dora is set")
+    magnitude, weight = read_tensor(parts["lora_magnitude_vector"]).reshape(-1, 1), start.entry(f"{module}.weight")
+    if weight.shape != low.shape or len(magnitude) != low.shape[0]:
+        raise SpeechMergeError(f"{path}: key {PREFIX}{module}: LoRA {list(low.shape)} with {len(magnitude)} magnitudes, "
+                               f"the base's weight is {list(weight.shape)}")
+
+    def compute():
+        base = read_tensor(weight).float().reshape(low.shape[0], -1)
+        moved = base + low.matrix()
+        norm = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
+        return (magnitude.float() * moved / norm - base).reshape(low.shape)
+
+    return Deferred(low.shape, compute)
+
+
+def _open_base(folder: Path, known: Base, given) -> Checkpoint:
+    """The base's weights, after checking that they are the ones the adapter was trained on."""
+    try:
+        found = base_folder(known, given)
+    except SpeechMergeError as error:
+        raise SpeechMergeError(f"{folder}: DoRA, fully saved modules and trained biases need the base's weights: {error}") from error
+    common_base([known, Base(str(given or known.source), model_fingerprint(found))], [str(folder), "--base"])
+    return Checkpoint(found)
