@@ -14,16 +14,17 @@ stage report "the page and RESULTS.md"
 stage_options report
 option model path base "pre-trained model of all adapters: a folder or a name on the hub"
 option adapters words "" "folders of adapters, such as ../mini/exp/asr/lora"
-option tasks words "" "tasks to evaluate on: <data dir>/<task>/<split>"
+option tasks words "" "tasks, or sets, to evaluate on: <data dir>/<task>/<split>"
+option task word "" "the task of all --tasks, where they are sets; empty: as they are called"
 option data_dirs words data "data directories: one for all tasks, or one for each"
 option splits words test "splits to decode and score"
 option dev_split word dev "split to choose coefficients on"
-option merges words all "merges to make: names of conf/merge/*.yaml"
+option merges words all "merges to make: names of conf/merge/*.yaml, here or at the top"
 option sweeps words all "sweeps to make: names of conf/sweep/*.yaml"
 option exp_dir path exp "everything that is made"
 machine_options
-option merge_args args "" "more arguments for merge; also below"
-option decode_args args "" "for decode"
+option merge_args args "" "more arguments for merge"
+option decode_args args "" "more arguments for decode"
 
 check_options() {
     local count
@@ -52,6 +53,7 @@ decode_all() {
     local split words=()
     add_configs decode
     words+=(--model "$model" --systems "${@:2}" --tasks TASK --data DATA --exp-dir "$exp_dir" --device "$device" --force "$force")
+    if [[ -n $task ]]; then words+=(--task "$task"); fi
     add_words "$decode_args"
     for split in "${split_list[@]}"; do
         run_jobs "$decode_cmd" "TASK=$(join "${task_list[@]}")" "DATA=$(join "${data_list[@]}")" \
@@ -65,26 +67,26 @@ do_merge() {
     local name words=()
     add_words "$merge_args"
     for name in $merges; do
-        speechmerge merge --config "conf/merge/$name.yaml" --adapters "${adapter_list[@]}" --exp-dir "$exp_dir" --force "$force" \
+        speechmerge merge --config "$(config merge "$name")" --adapters "${adapter_list[@]}" --exp-dir "$exp_dir" --force "$force" \
             ${words[@]+"${words[@]}"}
     done
-    if [[ -z $merges ]]; then skip "no conf/merge/*.yaml is chosen, nothing to do"; fi
+    if [[ -z $merges ]]; then skip "no --merges, nothing to do"; fi
 }
 
 do_coefficients() {
     local name
     for name in $sweeps; do
-        speechmerge merge-sweep --config "conf/sweep/$name.yaml" --adapters "${adapter_list[@]}" --model "$model" \
+        speechmerge merge-sweep --config "$(config sweep "$name")" --adapters "${adapter_list[@]}" --model "$model" \
             --tasks "${task_list[@]}" --data "${data_list[0]}" --split "$dev_split" --exp-dir "$exp_dir" --device "$device" --force "$force"
     done
-    if [[ -z $sweeps ]]; then skip "no conf/sweep/*.yaml is chosen, nothing to do"; fi
+    if [[ -z $sweeps ]]; then skip "no --sweeps, nothing to do"; fi
 }
 
 do_evaluate() {
     local split
     decode_all merged merged
     for split in "${split_list[@]}"; do
-        speechmerge score --split "$split" --exp-dir "$exp_dir"
+        speechmerge score --tasks "${task_list[@]}" --split "$split" --exp-dir "$exp_dir"
     done
 }
 

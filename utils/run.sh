@@ -19,12 +19,13 @@ option corpus word "" "corpus to prepare; empty: data/ is made by local/data.sh 
 option corpus_dir path "" "where the corpus lies or is fetched to"
 option mini bool false "use the spoken miniature of the corpus"
 option model path base "pre-trained model: a folder or a name on the hub"
-option tasks words "" "tasks: data/<task>/<split>, one adapter each"
-option task word "" "the task of all, where --tasks are languages or sets; empty: as they are called"
+option tasks words "" "tasks, or sets such as languages: data/<task>/<split>"
+option task word "" "the task of all --tasks, where they are sets; empty: as they are called"
+option adapters words "" "which of --tasks get an adapter; empty: all"
 option train_split word train "split to train on"
 option dev_split word dev "split to choose checkpoints and coefficients on"
 option splits words test "splits to decode and score"
-option merges words all "merges to make: names of conf/merge/*.yaml"
+option merges words all "merges to make: names of conf/merge/*.yaml, here or at the top"
 option systems words all "systems to decode: base, adapters, merges, or all"
 option routers words "" "routers to train: names of conf/route/*.yaml"
 option analyses words "" "analyses: names of conf/analyze/*.yaml"
@@ -32,14 +33,15 @@ option pack words "" "systems to pack"
 option data_dir path data "data directories"
 option exp_dir path exp "everything that is made from them"
 machine_options
-option prepare_args args "" "more arguments for prepare; also below"
-option train_args args "" "for train, as '--lora-r 16 --epochs 3'"
-option merge_args args "" "for merge"
-option decode_args args "" "for decode"
+option prepare_args args "" "more arguments for prepare, or for local/data.sh"
+option train_args args "" 'more arguments for train, as "--rank 16 --epochs 3"'
+option merge_args args "" "more arguments for merge"
+option decode_args args "" "more arguments for decode"
 
 check_options() {
     if [[ -z $tasks ]]; then usage_error "--tasks is empty: name at least one (a folder data/<task>/<split>)"; fi
     read -ra task_list <<<"$tasks"
+    read -ra adapter_list <<<"${adapters:-$tasks}"
     read -ra split_list <<<"$splits"
     if ((${#split_list[@]} == 0)); then usage_error "--splits is empty: name at least one"; fi
     read -ra system_list <<<"$systems"
@@ -50,16 +52,20 @@ check_options() {
 }
 
 do_data() {
-    if [[ -n $corpus_dir && ! -e $corpus_dir && -x local/download.sh ]]; then run local/download.sh "$corpus_dir"; fi
     local words=()
-    add_words "$prepare_args"
+    if [[ -x local/download.sh && -n $corpus_dir ]]; then
+        if [[ ! -e $corpus_dir || $model == downloads/* && ! -e $model ]]; then run local/download.sh "$corpus_dir"; fi
+    fi
     if [[ -n $corpus_dir ]]; then words+=(--corpus-dir "$corpus_dir"); fi
-    if [[ $mini == true ]]; then words+=(--param mini=true); fi
+    words+=(--nj "$nj")
     if [[ -n $corpus ]]; then
-        speechmerge prepare --corpus "$corpus" --output-dir "$data_dir" --seed "$seed" --nj "$nj" --force "$force" \
-            ${words[@]+"${words[@]}"}
+        words+=(--seed "$seed" --force "$force")
+        if [[ $mini == true ]]; then words+=(--param mini=true); fi
+        add_words "$prepare_args"
+        speechmerge prepare --corpus "$corpus" --output-dir "$data_dir" "${words[@]}"
     elif [[ -x local/data.sh ]]; then
-        run local/data.sh --data-dir "$data_dir" --nj "$nj" ${words[@]+"${words[@]}"}
+        add_words "$prepare_args"
+        run local/data.sh --data-dir "$data_dir" "${words[@]}"
     else
         skip "no --corpus and no local/data.sh: $data_dir/<task>/<split> is used as it is"
     fi
@@ -77,18 +83,22 @@ do_format() {
 
 do_train() {
     local words=() lists name configs=()
-    lists=("TASK=$(join "${task_list[@]}")")
+    lists=("TASK=$(join "${adapter_list[@]}")")
     add_configs train
-    for name in "${task_list[@]}"; do
+    for name in "${adapter_list[@]}"; do
         if [[ -e conf/train_$name.yaml ]]; then configs+=("conf/train_$name.yaml"); else configs+=(conf/train.yaml); fi
     done
     if [[ ${configs[*]} == *conf/train_* ]]; then # some tasks have more to say than conf/train.yaml
         lists+=("CONFIG=$(join "${configs[@]}")")
         words+=(--config CONFIG)
     fi
-    if [[ -n $task ]]; then words+=(--task "$task" --name TASK); else words+=(--task TASK); fi
+    if [[ -n $task ]]; then
+        words+=(--task "$task" --name TASK --output-dir "$exp_dir/$task/TASK")
+    else
+        words+=(--task TASK --output-dir "$exp_dir/TASK/lora")
+    fi
     words+=(--model "$model" --data "$data_dir/TASK/$train_split" --dev "$data_dir/TASK/$dev_split")
-    words+=(--output-dir "$exp_dir/TASK/lora" --exp-dir "$exp_dir" --seed "$seed" --device "$device" --force "$force")
+    words+=(--exp-dir "$exp_dir" --seed "$seed" --device "$device" --force "$force")
     add_words "$train_args"
     run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/train.TASK.log" train "${words[@]}"
 }
@@ -97,16 +107,16 @@ do_merge() {
     local name words=()
     add_words "$merge_args"
     for name in $merges; do
-        speechmerge merge --config "conf/merge/$name.yaml" --adapters "${task_list[@]}" --exp-dir "$exp_dir" --force "$force" \
+        speechmerge merge --config "$(config merge "$name")" --adapters "${adapter_list[@]}" --exp-dir "$exp_dir" --force "$force" \
             ${words[@]+"${words[@]}"}
     done
-    if [[ -z $merges ]]; then skip "no conf/merge/*.yaml is chosen, nothing to do"; fi
+    if [[ -z $merges ]]; then skip "no --merges, nothing to do"; fi
 }
 
 do_route() {
     local name
     for name in $routers; do
-        speechmerge train-router --config "conf/route/$name.yaml" --model "$model" --tasks "${task_list[@]}" --data "$data_dir" \
+        speechmerge train-router --config "$(config route "$name")" --model "$model" --tasks "${task_list[@]}" --data "$data_dir" \
             --exp-dir "$exp_dir" --output-dir "$exp_dir/router/$name" --seed "$seed" --device "$device" --force "$force"
     done
     if [[ -z $routers ]]; then skip "no --routers, nothing to do"; fi
@@ -117,6 +127,7 @@ do_decode() {
     add_configs decode
     words+=(--model "$model" --systems "${system_list[@]}" --tasks "${task_list[@]}" --data "$data_dir" --exp-dir "$exp_dir")
     words+=(--device "$device" --force "$force")
+    if [[ -n $task ]]; then words+=(--task "$task"); fi
     add_words "$decode_args"
     for split in "${split_list[@]}"; do
         run_jobs "$decode_cmd" "JOB=1:$nj" "$exp_dir/log/decode.$split.JOB.log" decode "${words[@]}" \
@@ -127,7 +138,7 @@ do_decode() {
 do_score() {
     local split
     for split in "${split_list[@]}"; do
-        speechmerge score --split "$split" --exp-dir "$exp_dir"
+        speechmerge score --tasks "${task_list[@]}" --split "$split" --exp-dir "$exp_dir"
     done
     speechmerge report --data "$data_dir" --split "$split" --dev-split "$dev_split" --exp-dir "$exp_dir" \
         --output-dir "$exp_dir/report"
@@ -136,7 +147,7 @@ do_score() {
 do_analyze() {
     local name
     for name in $analyses; do
-        speechmerge analyze --config "conf/analyze/$name.yaml" --model "$model" --adapters "${task_list[@]}" --data "$data_dir" \
+        speechmerge analyze --config "$(config analyze "$name")" --model "$model" --adapters "${adapter_list[@]}" --data "$data_dir" \
             --exp-dir "$exp_dir" --output-dir "$exp_dir/analysis/$name" --device "$device" --force "$force"
     done
     if [[ -z $analyses ]]; then skip "no --analyses, nothing to do"; fi

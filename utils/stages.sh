@@ -97,18 +97,32 @@ relative_root() { # from the recipe: ../..
     fi
 }
 
-# Names of conf/<$1>/*.yaml that the option $2 chooses with the value $3: `all`, or a list of names.
+# The config file conf/<$1>/<$2>.yaml: the recipe's own, or the one that all recipes share; status 1 if there is none.
+config() {
+    local folder
+    for folder in conf "$(relative_root)/conf"; do
+        if [[ -e $folder/$1/$2.yaml ]]; then
+            printf '%s\n' "$folder/$1/$2.yaml"
+            return
+        fi
+    done
+    return 1
+}
+
+# Names of the configs that option $2 chooses with the value $3: a list of names, or `all` of the recipe's own conf/<$1>.
 config_names() {
-    local name known=""
-    for name in conf/"$1"/*.yaml; do
-        if [[ -e $name ]]; then known+=" $(basename -- "$name" .yaml)"; fi
+    local file name known="" own=""
+    for file in conf/"$1"/*.yaml "$SPEECHMERGE_ROOT/conf/$1"/*.yaml; do
+        if [[ ! -e $file ]]; then continue; fi
+        known+=" $(basename -- "$file" .yaml)"
+        if [[ $file == conf/* ]]; then own=$known; fi
     done
     if [[ $3 == all ]]; then
-        printf '%s\n' "${known# }"
+        printf '%s\n' "${own# }"
         return
     fi
     for name in $3; do
-        if [[ " $known " != *" $name "* ]]; then usage_error "$2: there is no conf/$1/$name.yaml; there is:${known:- none}"; fi
+        if ! config "$1" "$name" >/dev/null; then usage_error "$2: there is no conf/$1/$name.yaml; there is:${known:- none}"; fi
     done
     printf '%s\n' "$3"
 }
