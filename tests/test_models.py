@@ -1,0 +1,228 @@
+"""Whisper against transformers itself, naive loops and closed forms."""
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_tones, tiny_whisper, tone
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from speechmerge.data.batching import BucketBatchSampler, batches_by_length
+from speechmerge.data.directory import DataDir
+from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.models import load_model
+from speechmerge.models.base import Context, Item
+from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
+from speechmerge.tasks import get_task
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_whisper(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def model(base):
+    return load_model(base, device="cpu", audio_context="dynamic", audio_context_min=0.5)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    return get_task("kws").examples(DataDir.read(tiny_tones(tmp_path_factory.mktemp("data"), n=12)))
+
+
+def items_of(model, examples):
+    return [Item(example, model.features(example.audio), model.seconds(example)) for example in examples]
+
+
+@pytest.mark.parametrize("options", [{"chunk_length": 4, "hop_length": 320}, {}, {"feature_size": 128}])
+def test_features_are_those_of_the_extractor(options):
+    extractor = WhisperFeatureExtractor(**options)
+    mel = LogMel(extractor)
+    full = extractor.n_samples
+    for samples in (700, 16000, 31999, full - 321, full - 200, full - 1, full, full + 5000):
+        wave = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
+        expected = torch.tensor(extractor(wave, sampling_rate=16000).input_features[0])
+        assert torch.allclose(mel.pad(mel(wave), mel.full), expected, atol=1e-5), samples
+
+
+def test_features_of_silence():
+    extractor = WhisperFeatureExtractor(chunk_length=4, hop_length=320)
+    mel, wave = LogMel(extractor), np.zeros(8000, dtype=np.float32)
+    expected = torch.tensor(extractor(wave, sampling_rate=16000).input_features[0])
+    assert torch.allclose(mel.pad(mel(wave), mel.full), expected, atol=1e-5)
+
+
+def test_encoder_equals_transformers_at_full_length(base, model):
+    reference = WhisperForConditionalGeneration.from_pretrained(base).eval()
+    assert isinstance(model.core.model.encoder, AnyLengthEncoder)
+    x = torch.randn(3, 80, 200)
+    with torch.no_grad():
+        expected = reference.model.encoder(x, output_hidden_states=True)
+        found = model.core.model.encoder(x, output_hidden_states=True)
+    assert torch.equal(expected.last_hidden_state, found.last_hidden_state)
+    assert all(torch.equal(a, b) for a, b in zip(expected.hidden_states, found.hidden_states))
+
+
+def test_encoder_of_a_short_input_is_that_of_a_smaller_whisper(base, model):
+    """A Whisper whose position table holds only the first rows is what a cut context means."""
+    config = WhisperForConditionalGeneration.from_pretrained(base).config
+    config.max_source_positions = 30
+    small = WhisperForConditionalGeneration(config).eval()
+    weights = {name: tensor[:30] if "encoder.embed_positions" in name else tensor for name, tensor in model.core.state_dict().items()}
+    small.load_state_dict(weights)
+    x = torch.randn(2, 80, 60)
+    with torch.no_grad():
+        assert torch.equal(small.model.encoder(x)[0], model.core.model.encoder(x)[0])
+        with pytest.raises(SpeechMergeError, match="at most 100"):
+            model.core.model.encoder(torch.randn(1, 80, 204))
+
+
+def test_contexts():
+    context = Context("dynamic", 1.0, 0.1)
+    assert [round(context.seconds(s, 4.0), 6) for s in (0.2, 1.0, 1.1, 1.11, 0.3 + 0.9, 3.99, 9.0)] == [1, 1, 1.1, 1.2, 1.2, 4, 4]
+    assert Context("full").seconds(0.2, 4.0) == 4.0
+    with pytest.raises(UsageError, match="did you mean 'dynamic'"):
+        Context("dynamik")
+
+
+def test_generation_does_not_depend_on_the_batch(model, examples):
+    task, items = get_task("kws"), items_of(model, examples)
+    frames = max(model.context_frames(item.seconds) for item in items)
+    for beams in (1, 3):
+        together = model.generate(model.collate(items, task, frames=frames), task, num_beams=beams)
+        alone = [model.generate(model.collate([item], task, frames=frames), task, num_beams=beams)[0] for item in items]
+        assert together == alone and any(together)
+
+
+def test_greedy_generation_equals_a_naive_loop(model, examples):
+    task, items = get_task("kws"), items_of(model, examples)[:4]
+    batch = model.collate(items, task, frames=100)
+    for row, text in enumerate(model.generate(dict(batch), task)):
+        ids = batch["decoder_input_ids"][row].tolist()
+        start = len(ids)
+        while len(ids) < start + task.max_new_tokens:
+            with torch.no_grad():
+                logits = model.core(batch["input_features"][row : row + 1], decoder_input_ids=torch.tensor([ids])).logits
+            ids.append(int(logits[0, -1].argmax()))
+            if ids[-1] == model.tokenizer.eos_token_id:
+                break
+        assert model.tokenizer.decode(ids[start:], skip_special_tokens=True).strip() == text
+
+
+def test_label_scores_equal_a_teacher_forced_loop(model, examples, monkeypatch):
+    task, items = get_task("kws"), items_of(model, examples)[:5]
+    labels = ["yes", "light on", "stop it now", "a"]
+    batch = model.collate(items, task, frames=100)
+    found = model.score_labels(dict(batch), labels)
+    for row in range(len(items)):
+        for column, label in enumerate(labels):
+            prefix, target = batch["decoder_input_ids"][row].tolist(), model.target_ids(label)
+            with torch.no_grad():
+                logits = model.core(batch["input_features"][row : row + 1], decoder_input_ids=torch.tensor([prefix + target[:-1]])).logits
+            steps = logits[0, len(prefix) - 1 :].log_softmax(-1)
+            expected = np.mean([float(steps[i, token]) for i, token in enumerate(target)])
+            assert float(found[row, column]) == pytest.approx(expected, abs=1e-5)
+    monkeypatch.setattr("speechmerge.models.whisper.CACHE_BYTES", 1)  # one label at a time
+    assert torch.allclose(model.score_labels(dict(batch), labels), found, atol=1e-5)
+
+
+def test_training_batch_and_loss(model, examples):
+    task, items = get_task("kws"), items_of(model, examples)[:3]
+    batch = model.collate(items, task, training=True)
+    labels = batch.pop("labels")
+    prefix = model.prefix(task, "en")
+    assert model.tokenizer.convert_ids_to_tokens(prefix) == ["<|startoftranscript|>", "<|en|>", "<|kws|>", "<|notimestamps|>"]
+    for row, item in enumerate(items):
+        assert labels[row][labels[row] != -100].tolist() == model.target_ids(item.example.target)
+        assert (labels[row] != -100).nonzero()[0] == len(prefix) - 1
+    with torch.no_grad():
+        outputs = model.core(**batch)
+        expected = model.core(**batch, labels=labels).loss
+    assert model.loss(outputs, labels) == pytest.approx(float(expected), abs=1e-6)
+    assert model.loss(outputs, labels, 7) == pytest.approx(float(expected) * int((labels != -100).sum()) / 7, rel=1e-5)
+
+
+def test_language_is_only_told_where_the_task_may_use_it(model):
+    assert "<|it|>" in model.tokenizer.convert_ids_to_tokens(model.prefix(get_task("asr"), "it"))
+    assert "<|und|>" in model.tokenizer.convert_ids_to_tokens(model.prefix(get_task("langid"), "it"))
+    assert "<|und|>" in model.tokenizer.convert_ids_to_tokens(model.prefix(get_task("asr"), "xx"))
+
+
+def test_pairs_are_joined_by_silence(model, tmp_path):
+    import soundfile
+
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    waves = [tone(300, 0.5), tone(500, 0.75)]
+    for path, wave in zip(paths, waves):
+        soundfile.write(path, wave, 16000, subtype="FLOAT")
+    joined = np.concatenate([waves[0], np.zeros(3200, dtype=np.float32), waves[1]])
+    assert torch.equal(model.features(tuple(map(str, paths))), model.mel(joined))
+
+
+def test_targets_and_blocks(model):
+    assert model.target_modules() == ["fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj"]
+    assert "fc1" not in model.target_modules("attention")
+    assert all(".decoder." in name for name in model.target_modules("decoder")) and len(model.target_modules("decoder")) == 20
+    assert model.target_modules(["q_proj", "encoder.layers.0.fc1"]) == ["q_proj", "encoder.layers.0.fc1"]
+    with pytest.raises(UsageError, match="'q_prog': no such layer"):
+        model.target_modules(["q_prog"])
+    assert model.block_of("model.encoder.layers.1.fc1.weight") == ("encoder", 1)
+    assert model.block_of("model.encoder.conv1.weight") is None
+
+
+def broken(base, tmp_path):
+    return shutil.copytree(base, tmp_path / "broken")
+
+
+def test_missing_folder_and_files(base, tmp_path):
+    with pytest.raises(SpeechMergeError, match="no such folder"):
+        load_model(tmp_path / "none")
+    with pytest.raises(SpeechMergeError, match="no config.json"):
+        load_model(tmp_path)
+    for file, what in (("tokenizer.json", "no tokenizer"), ("preprocessor_config.json", "no feature extractor"),
+                       ("model.safetensors", "no weights as safetensors")):
+        folder = broken(base, tmp_path / file)
+        (folder / file).unlink()
+        with pytest.raises(SpeechMergeError, match=what):
+            load_model(folder)
+
+
+def test_other_families_vocabularies_and_code(base, tmp_path):
+    from speechmerge.files import read_json, write_json
+
+    changes = {"a": ({"model_type": "whisperr"}, "did you mean 'whisper'"), "b": ({"auto_map": {"AutoModel": "x.Y"}}, "not run"),
+               "c": ({"eos_token_id": 3}, "tokenizer has <|endoftext|> at")}
+    for name, (change, message) in changes.items():
+        folder = broken(base, tmp_path / name)
+        write_json(folder / "config.json", {**read_json(folder / "config.json"), **change})
+        with pytest.raises(SpeechMergeError, match=message):
+            load_model(folder)
+
+
+def test_tokenizer_of_another_model(base, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = broken(base, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"word{i}" for i in range(50)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(SpeechMergeError, match="do not belong together"):
+        load_model(folder)
+
+
+def test_bucket_batches_depend_on_seed_and_epoch_only():
+    lengths = [100 + 20 * (i % 7) for i in range(101)]
+    sampler = BucketBatchSampler(lengths, 8, seed=3)
+    first = list(sampler)
+    assert first == list(BucketBatchSampler(lengths, 8, seed=3)) and len(first) == len(sampler) == 13
+    assert sorted(index for batch in first for index in batch) == list(range(101))
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    spread = np.mean([np.ptp([lengths[i] for i in batch]) for batch in first])
+    assert spread < 60  # of 120 in the whole set
+
+
+def test_decoding_batches_have_one_length():
+    batches = batches_by_length([3, 1, 3, 1, 1, 2], 2)
+    assert batches == [[1, 3], [4], [5], [0, 2]]
