@@ -193,7 +193,12 @@ def decoded_folders(exp_dir: Path, split: str, sets=None, systems=None) -> list[
             raise SpeechMergeError(f"{exp_dir / 'decode' / split}: nothing decoded on {name!r} (sets here: "
                                    f"{', '.join(sorted(there)) or 'none'}; splits: {', '.join(splits) or 'none'}); "
                                    "run `speechmerge decode` first")
-    return [folder for folder in folders if (not sets or folder.name in sets) and (not systems or folder.parent.name in systems)]
+    chosen = [folder for folder in folders if not sets or folder.name in sets]
+    chosen = [folder for folder in chosen if not systems or folder.parent.name in systems]
+    if not chosen:
+        raise SpeechMergeError(f"{exp_dir / 'decode' / split}: none of the systems {', '.join(systems)} was decoded here; "
+                               "run `speechmerge decode` first")
+    return chosen
 
 
 def one_base(decoded: list[Decoded]) -> dict:

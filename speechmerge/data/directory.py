@@ -224,7 +224,7 @@ def parse_durations(path: Path, rows) -> tuple[dict[str, float], list[Finding]]:
         if not 0 < durations[id] < float("inf"):
             del durations[id]
             findings.append(Finding(str(path / "utt2dur"), line, id, f"found {value!r}, expected a duration in seconds",
-                                    f"run `speechmerge format --data {path}`"))
+                                    fix_command(path)))
     return durations, findings
 
 

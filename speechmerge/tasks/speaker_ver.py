@@ -8,7 +8,7 @@ from speechmerge.tasks import TASKS
 from speechmerge.tasks.base import Example, LabelTask
 
 ANSWERS = ["no", "yes"]
-HARD_SCORE = {"yes": 1.0, "no": 0.0, None: 0.5}  # a generated answer as a score; an unreadable one lies between
+OPPOSITE = {"yes": "no", "no": "yes"}
 
 
 @TASKS.register("speaker_ver")
@@ -38,24 +38,27 @@ class SpeakerVerification(LabelTask):
 
     def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
         """EER and minDCF from `scores`; without them from the yes/no answers, whose ROC has one operating point."""
-        result = self.label_scores(refs, hyps, ANSWERS)
-        ids = sorted(refs)
-        values, targets = self.trial_scores(ids, hyps, scores), [refs[id] == "yes" for id in ids]
+        result = {"n": len(refs)} if scores is not None and not hyps else self.label_scores(refs, hyps, ANSWERS)
+        values, targets = self.trial_scores(refs, hyps, scores)
         eer = equal_error_rate(values, targets)
         return {**result, "metric": self.metric, "value": eer, "eer": eer, "min_dcf": min_dcf(values, targets),
-                "min_dcf_0.05": min_dcf(values, targets, p_target=0.05), "n_target": sum(targets)}
+                "min_dcf_0.05": min_dcf(values, targets, p_target=0.05), "n_target": int(targets.sum())}
 
-    def trial_scores(self, ids, hyps, scores) -> np.ndarray:
+    def trial_scores(self, refs, hyps, scores) -> tuple[np.ndarray, np.ndarray]:
+        """(score, is target) per trial in sorted id order. Answers score 1 or 0, missing or unreadable ones as wrong answers."""
+        ids = sorted(refs)
+        targets = np.array([refs[id] == "yes" for id in ids])
         if scores is None:
-            return np.array([HARD_SCORE[answer] for answer in self.read(ids, hyps, ANSWERS)])
+            answers = [answer or OPPOSITE[refs[id]] for id, answer in zip(ids, self.read(ids, hyps, ANSWERS))]
+            return np.array([float(answer == "yes") for answer in answers]), targets
         missing = sorted(set(ids) - scores.keys())
         if missing:
-            raise SpeechMergeError(f"{self.name}: trial {missing[0]!r} has no score ({len(missing)} such trials); decode again")
-        return np.array([scores[id] for id in ids])
+            raise SpeechMergeError(f"{self.name}: trial {missing[0]!r} has no score ({len(missing)} such trials); "
+                                   "decode again")
+        return np.array([scores[id] for id in ids]), targets
 
     def replicates(self, refs, hyps, *, speakers=None, scores=None, repetitions=1000, seed=0):
         counts, unit = self.resampled(refs, speakers, repetitions, seed)
-        ids = sorted(refs)
-        values, targets = self.trial_scores(ids, hyps, scores), np.array([refs[id] == "yes" for id in ids])
+        values, targets = self.trial_scores(refs, hyps, scores)
         blocks = np.array_split(counts, max(1, counts.size // 2_000_000))  # tens of MB at a time
         return np.concatenate([equal_error_rate(values, targets, block) for block in blocks]), unit
