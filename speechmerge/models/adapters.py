@@ -1,6 +1,5 @@
 """A model's weights changed for the length of a `with` block: by a LoRA folder, or by a fully fine-tuned model."""
 import contextlib
-import warnings
 from pathlib import Path
 
 import torch
@@ -49,32 +48,39 @@ def check_base(model, directory: Path):
         return
 
 
-def _keep(saved: dict, name: str, parameter):
-    saved[name] = (parameter, parameter.detach().clone())
-
-
 def _merge_lora(model, directory: Path, saved: dict):
     """PEFT itself merges, so that rsLoRA, DoRA, rank and alpha patterns mean here what they mean there."""
-    from peft import PeftConfig, PeftModel
+    wrapped = _wrap(model, directory)
+    for module in wrapped.modules():
+        if hasattr(module, "get_base_layer") and hasattr(module, "merge"):
+            for parameter in module.get_base_layer().parameters():
+                saved[id(parameter)] = (parameter, parameter.detach().clone())
+    wrapped.merge_and_unload()
+    _strip(model)
 
-    check_finite(directory / LORA_WEIGHTS)
+
+def _wrap(model, directory: Path):
+    """The network with the adapter around it, not yet merged; where it does not fit the network is left as it was."""
+    from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+
+    tensors = finite_tensors(directory / LORA_WEIGHTS)
+    wrapped = None
     try:
         config = PeftConfig.from_pretrained(str(directory))
         config.inference_mode = True
-        before = {id(parameter): name for name, parameter in model.core.named_parameters()}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            wrapped = PeftModel.from_pretrained(model.core, str(directory), config=config, torch_device=str(model.device))
-    except (ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
+        wrapped = PeftModel(model.core, config)
+        result = set_peft_model_state_dict(wrapped, tensors)
+        missing = [name for name in result.missing_keys if "lora_" in name]
+        if missing or result.unexpected_keys:
+            raise KeyError(f"{len(missing)} weights are missing, {len(result.unexpected_keys)} are unknown, such as "
+                           f"{(missing + result.unexpected_keys)[0]}")
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        if wrapped is not None:
+            wrapped.unload()
         _strip(model)
         reason = " ".join(str(error).split())[:300]
         raise SpeechMergeError(f"{directory}: this adapter does not fit {model.source} ({reason})") from error
-    for module in wrapped.modules():
-        if hasattr(module, "get_base_layer") and hasattr(module, "merge"):
-            for name, parameter in module.get_base_layer().named_parameters():
-                _keep(saved, f"{before[id(parameter)]}", parameter)
-    wrapped.merge_and_unload()
-    _strip(model)
+    return wrapped.eval()
 
 
 def _strip(model):
@@ -88,7 +94,7 @@ def _strip(model):
 def _load_full(model, directory: Path, saved: dict):
     for name, tensor in read_weights(directory):
         parameter = _matching(model, directory, name, tensor.shape)
-        _keep(saved, name, parameter)
+        saved[name] = (parameter, parameter.detach().clone())
         with torch.no_grad():
             parameter.copy_(tensor)
 
@@ -98,7 +104,7 @@ def _add_delta(model, directory: Path, saved: dict):
     tensors = dict(read_file(directory / "delta.safetensors"))
     for name, facts in read_json(directory / "delta.json")["parameters"].items():
         parameter = _matching(model, directory, name, torch.Size(facts["shape"]))
-        _keep(saved, name, parameter)
+        saved[name] = (parameter, parameter.detach().clone())
         low = facts["kind"] == "low_rank"
         change = (tensors[f"{name}.B"] @ tensors[f"{name}.A"]).view(parameter.shape) if low else tensors[f"{name}.dense"]
         with torch.no_grad():
@@ -113,8 +119,10 @@ def _matching(model, directory: Path, name: str, shape):
     return parameters[name]
 
 
-def check_finite(path: Path):
+def finite_tensors(path: Path) -> dict:
     """Raises SpeechMergeError for an adapter file that is missing, cut off or holds NaN or infinity."""
-    for name, tensor in read_file(path):
+    tensors = dict(read_file(path))
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise SpeechMergeError(f"{path}: key {name} holds NaN or infinity; train it again (a lower learning rate, fp32)")
+    return tensors
