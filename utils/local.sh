@@ -11,7 +11,7 @@
 #   --num-threads N    threads of each job (default: the cores are shared out)
 #   --gpu N            GPUs of each job: at most as many jobs at once as the GPUs allow, each sees its own
 #   --mem, --time      for clusters; ignored here
-# Waits for all jobs. Of a failed job it prints the last lines of the log and the log's path. Ctrl-C ends the jobs.
+# Waits for all jobs. Of a job that is done it prints the last line of the log, of a failed job it prints the last lines of the log and the log's path. Ctrl-C ends the jobs.
 set -euo pipefail
 
 max_jobs="" threads="" gpus=0
@@ -84,6 +84,12 @@ run_job() { # log command...; runs with the slot's environment, writes the log, 
         printf '# Ended (code %d) at %s, elapsed time %d seconds\n' "$status" "$(date '+%F %T')" $((SECONDS - start))
     } >"$log" 2>&1
     return "$status"
+}
+
+report_success() { # log: its last line, where programs say what came out
+    local line
+    line=$(grep -v '^# ' -- "$1" | tail -n 1 | tr '\r' '\n' | tail -n 1)
+    printf 'local.sh: %s: done%s\n' "$1" "${line:+: $line}" >&2
 }
 
 report_failure() { # log status; in one write, since jobs may fail together
@@ -164,7 +170,7 @@ job_in_slot() {
     for word in "${command[@]}"; do words+=("$(substitute "$word" "$1")"); done
     if ((gpus > 0)); then CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpu_ids[*]:$2 * gpus:gpus}") && export CUDA_VISIBLE_DEVICES; fi
     run_job "$log" "${words[@]}" 3>&- || status=$?
-    if ((status)); then report_failure "$log" "$status"; fi
+    if ((status)); then report_failure "$log" "$status"; else report_success "$log"; fi
     echo "$2" >&3
     return "$status"
 }
