@@ -38,8 +38,9 @@ def read_peft(folder, base=None) -> TaskVector:
     notes = our_notes(folder)
     known = Base(notes["base"].source or config.get("base_model_name_or_path"), notes["base"].fingerprint)
     factors, whole = group_keys(path, read_header(path))
-    needs_base = whole or config.get("use_dora")
-    start = _open_base(folder, known, base) if needs_base else None
+    start = None
+    if whole or config.get("use_dora"):
+        start, known = _open_base(folder, known, base)
     deltas = {f"{module}.weight": _delta(path, module, parts, config, start) for module, parts in factors.items()}
     deltas.update({name: difference(entry, start.entry(name)) for name, entry in whole.items()})
     if not deltas:
@@ -151,11 +152,11 @@ def _dora(path: Path, module: str, low: LowRank, parts: dict, start: Checkpoint)
     return Deferred(low.shape, compute)
 
 
-def _open_base(folder: Path, known: Base, given) -> Checkpoint:
-    """The base's weights, after checking that they are the ones the adapter was trained on."""
+def _open_base(folder: Path, known: Base, given):
+    """The base's weights, after checking that they are the ones the adapter was trained on, and what is now known of it."""
     try:
         found = base_folder(known, given)
     except SpeechMergeError as error:
         raise SpeechMergeError(f"{folder}: DoRA, fully saved modules and trained biases need the base's weights: {error}") from error
-    common_base([known, Base(str(given or known.source), model_fingerprint(found))], [str(folder), "--base"])
-    return Checkpoint(found)
+    opened = Base(str(given or known.source), model_fingerprint(found))
+    return Checkpoint(found), common_base([known, opened], [str(folder), str(found)])

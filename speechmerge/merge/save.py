@@ -30,10 +30,15 @@ def save(vector: TaskVector, folder, as_="lora", rank=None, base=None) -> dict:
     metadata. base: the base model's folder, where it is not known or should be named differently.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / METADATA).is_file():
-        raise SpeechMergeError(f"{folder}: exists and holds no merge of ours; choose another folder")
+    check_target(folder)
     with atomic_dir(folder) as beside:
         return write(vector, beside, as_, rank, base)
+
+
+def check_target(folder: Path):
+    """A merge replaces an older merge, and never anything else."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / METADATA).is_file():
+        raise SpeechMergeError(f"{folder}: exists and is no merge; choose another --output-dir")
 
 
 def write(vector: TaskVector, folder: Path, as_="lora", rank=None, base=None) -> dict:
@@ -43,8 +48,9 @@ def write(vector: TaskVector, folder: Path, as_="lora", rank=None, base=None) ->
     if rank is not None and as_ != "lora":
         raise UsageError(f"rank: is for saving as lora, found save {as_!r}")
     known = vector.base
-    if base is not None:
-        known = common_base([Base(str(base), model_fingerprint(base)), known], ["--base", vector.label])
+    if base is not None or as_ == "full":
+        start = base_folder(known, base)
+        known = common_base([Base(str(base or known.source), model_fingerprint(start)), known], [str(start), vector.label])
     with one_thread():
         facts = WRITERS[as_](vector, Path(folder), known, rank)
     metadata = {"tag": vector.label, **vector.details, "task": vector.task, "language": vector.language, "base": vars(known),
