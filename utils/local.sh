@@ -11,7 +11,7 @@
 #   --num-threads N    threads of each job (default: the cores are shared out)
 #   --gpu N            GPUs of each job: at most as many jobs at once as the GPUs allow, each sees its own
 #   --mem, --time      for clusters; ignored here
-# Waits for all jobs. Of a job that is done it prints the last line of the log, of a failed job it prints the last lines of the log and the log's path. Ctrl-C ends the jobs.
+# Waits for all jobs. Prints the last line of each log, of a failed job the last lines. Ctrl-C ends the jobs.
 set -euo pipefail
 
 max_jobs="" threads="" gpus=0
@@ -88,7 +88,7 @@ run_job() { # log command...; runs with the slot's environment, writes the log, 
 
 report_success() { # log: its last line, where programs say what came out
     local line
-    line=$(grep -v '^# ' -- "$1" | tail -n 1 | tr '\r' '\n' | tail -n 1)
+    line=$({ grep -v '^# ' -- "$1" || true; } | tail -n 1 | tr '\r' '\n' | tail -n 1)
     printf 'local.sh: %s: done%s\n' "$1" "${line:+: $line}" >&2
 }
 
