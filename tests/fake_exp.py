@@ -1,4 +1,5 @@
-"""A made-up recipe folder (data/ and exp/) whose hypotheses contain known errors, so that every number can be recounted."""
+"""A made-up recipe folder (data/ and exp/) whose hypotheses contain known errors: every number can be recounted."""
+
 import random
 from pathlib import Path
 
@@ -13,11 +14,21 @@ LABELS = {"kws": ["yes", "no", "stop", "go"], "intent": ["lights on", "lights of
           "emotion": ["happy", "sad", "angry", "neutral"]}
 TASKS = ("asr", *LABELS, "speaker_ver")
 # share of utterances (asr: words) that are wrong: base, single adapter; the merges lie between them, by `strength`
-WRONG = {"asr": (0.3, 0.1), "kws": (0.3, 0.025), "intent": (0.5, 0.15), "emotion": (0.6, 0.6), "speaker_ver": (0.45, 0.2)}
-MERGES = {"uniform": ("uniform", {}, 0.45), "task_arithmetic_scale0.4": ("task_arithmetic", {"scale": 0.4}, 0.7),
-          "task_arithmetic_scale0.7": ("task_arithmetic", {"scale": 0.7}, 0.5),
-          "task_arithmetic_scale1": ("task_arithmetic", {"scale": 1.0}, -0.4),
-          "ties_k20_lambda1": ("ties", {"k": 20, "lambda": 1.0}, 0.2), "dare_p0.5": ("dare", {"p": 0.5, "seed": 0}, 0.55)}
+WRONG = {
+    "asr": (0.3, 0.1),
+    "kws": (0.3, 0.025),
+    "intent": (0.5, 0.15),
+    "emotion": (0.6, 0.6),
+    "speaker_ver": (0.45, 0.2),
+}
+MERGES = {
+    "uniform": ("uniform", {}, 0.45),
+    "task_arithmetic_scale0.4": ("task_arithmetic", {"scale": 0.4}, 0.7),
+    "task_arithmetic_scale0.7": ("task_arithmetic", {"scale": 0.7}, 0.5),
+    "task_arithmetic_scale1": ("task_arithmetic", {"scale": 1.0}, -0.4),
+    "ties_k20_lambda1": ("ties", {"k": 20, "lambda": 1.0}, 0.2),
+    "dare_p0.5": ("dare", {"p": 0.5, "seed": 0}, 0.55),
+}
 COLUMNS = {"kws": "keyword"}  # utt2keyword; the others are named as the task
 METRICS = {"asr": "wer", "speaker_ver": "eer"}  # the others: accuracy
 COMMIT = "abc123def456"
@@ -29,7 +40,17 @@ def write_fake_exp(root, utterances: int = 40, adapters=TASKS, merges=tuple(MERG
     for split in splits:
         for task in TASKS:
             write_data(root / "data" / task / split, task, utterances)
-    systems = [{"name": "base", "kind": "base", "task": None, "path": None, "method": None, "params": {}, "own_sets": list(TASKS)}]
+    systems = [
+        {
+            "name": "base",
+            "kind": "base",
+            "task": None,
+            "path": None,
+            "method": None,
+            "params": {},
+            "own_sets": list(TASKS),
+        }
+    ]
     systems += [write_adapter(root, task) for task in adapters]
     systems += [write_merge(root, name, adapters) for name in merges]
     for split in splits:
@@ -55,24 +76,63 @@ def write_data(path: Path, task: str, count: int):
 
 
 def record(**extra) -> dict:
-    return {"command": "python -m speechmerge " + extra.pop("command"), "date": "2026-11-21T12:00:00Z", "commit": COMMIT,
-            "speechmerge": "0.1.0", "python": "3.11.7", "platform": "Linux", "versions": {"torch": "2.13.0", "numpy": "2.4.6"}, **extra}
+    return {
+        "command": "python -m speechmerge " + extra.pop("command"),
+        "date": "2026-11-21T12:00:00Z",
+        "commit": COMMIT,
+        "speechmerge": "0.1.0",
+        "python": "3.11.7",
+        "platform": "Linux",
+        "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
+        **extra,
+    }
 
 
 def write_adapter(root: Path, task: str) -> dict:
     path = root / "exp" / task / "lora"
-    write_json(path / "speechmerge.json", {"task": task, "language": None, "base": {"source": "base", "fingerprint": "0" * 64},
-                                           **record(command=f"train --task {task} --output-dir {path}", config={"rank": 8})})
-    return {"name": task, "kind": "adapter", "task": task, "path": str(path), "method": None, "params": {}, "own_sets": [task]}
+    write_json(
+        path / "speechmerge.json",
+        {
+            "task": task,
+            "language": None,
+            "base": {"source": "base", "fingerprint": "0" * 64},
+            **record(command=f"train --task {task} --output-dir {path}", config={"rank": 8}),
+        },
+    )
+    return {
+        "name": task,
+        "kind": "adapter",
+        "task": task,
+        "path": str(path),
+        "method": None,
+        "params": {},
+        "own_sets": [task],
+    }
 
 
 def write_merge(root: Path, name: str, adapters) -> dict:
     method, params, _ = MERGES[name]
     path = root / "exp" / "merged" / method / "all" / "runs" / f"run_{name}"
-    write_json(path / "merge_metadata.json", {
-        "tag": name, "method": method, "params": params, "adapters": [{"path": f"exp/{task}/lora", "task": task} for task in adapters],
-        "base": {"source": "base", "fingerprint": "0" * 64}, **record(command=f"merge --method {method} --output-dir {path}")})
-    return {"name": name, "kind": "merged", "task": None, "path": str(path), "method": method, "params": params, "own_sets": list(adapters)}
+    write_json(
+        path / "merge_metadata.json",
+        {
+            "tag": name,
+            "method": method,
+            "params": params,
+            "adapters": [{"path": f"exp/{task}/lora", "task": task} for task in adapters],
+            "base": {"source": "base", "fingerprint": "0" * 64},
+            **record(command=f"merge --method {method} --output-dir {path}"),
+        },
+    )
+    return {
+        "name": name,
+        "kind": "merged",
+        "task": None,
+        "path": str(path),
+        "method": method,
+        "params": params,
+        "own_sets": list(adapters),
+    }
 
 
 def wrong_share(system: dict, task: str) -> float:
@@ -89,10 +149,18 @@ def write_scores(root: Path, split: str, systems: list[dict]):
         values[system["name"]] = scores
     for entry in entries:
         entry["interference_delta"] = {task: delta_entry(values, entry["name"], task) for task in TASKS}
-    write_json(root / "exp" / f"scores_{split}.json", {
-        "split": split, "base": {"source": "egs/mini/base"}, "tasks": list(TASKS), "systems": entries, "normaliser": "basic",
-        "ranking": {reading: ranking(entries, reading) for reading in ("generation", "labels")},
-        **record(command=f"score --split {split}")})
+    write_json(
+        root / "exp" / f"scores_{split}.json",
+        {
+            "split": split,
+            "base": {"source": "egs/mini/base"},
+            "tasks": list(TASKS),
+            "systems": entries,
+            "normaliser": "basic",
+            "ranking": {reading: ranking(entries, reading) for reading in ("generation", "labels")},
+            **record(command=f"score --split {split}"),
+        },
+    )
 
 
 def ranking(entries: list[dict], reading: str) -> list[str]:
@@ -118,7 +186,9 @@ def delta_entry(values: dict, system: str, task: str) -> dict:
         gains = single - base > 0.02
         found[reading] = {"value": (merged - single) / (single - base) if gains else None,
                           "reason": None if gains else "undefined_no_gain"}
-        found[reading].update({"ci": [found[reading]["value"] - 0.2, found[reading]["value"] + 0.2]} if gains else {"log_ratio": 0.0})
+        found[reading].update(
+            {"ci": [found[reading]["value"] - 0.2, found[reading]["value"] + 0.2]} if gains else {"log_ratio": 0.0}
+        )
     return found
 
 
@@ -134,9 +204,28 @@ def write_decoded(root: Path, split: str, system: dict, task: str) -> dict:
     if task != "asr":
         by_labels, labels = answers(data, task, share / 2, random.Random(0))
         write_text(folder / "hyp_labels", "".join(f"{id_} {text}\n" for id_, text in sorted(by_labels.items())))
-    write_json(folder / "decode.json", record(command=f"decode --system {system['name']} --split {split}", seconds=1.5, n=len(hyps), data=f"data/{task}/{split}"))
-    write_json(folder / "score.json", {"task": task, "set": task, "data": f"data/{task}/{split}", "metric": METRICS.get(task, "accuracy"), "n": len(hyps),
-                                       "higher_is_better": task not in METRICS, "generation": generation, "labels": labels})
+    write_json(
+        folder / "decode.json",
+        record(
+            command=f"decode --system {system['name']} --split {split}",
+            seconds=1.5,
+            n=len(hyps),
+            data=f"data/{task}/{split}",
+        ),
+    )
+    write_json(
+        folder / "score.json",
+        {
+            "task": task,
+            "set": task,
+            "data": f"data/{task}/{split}",
+            "metric": METRICS.get(task, "accuracy"),
+            "n": len(hyps),
+            "higher_is_better": task not in METRICS,
+            "generation": generation,
+            "labels": labels,
+        },
+    )
     return {"generation": generation["value"], "labels": labels and labels["value"]}
 
 
@@ -155,7 +244,7 @@ def answers(data: DataDir, task: str, share: float, rng) -> tuple[dict[str, str]
 
 
 def transcripts(data: DataDir, task: str, share: float, rng) -> tuple[dict[str, str], dict]:
-    """Each word is substituted, deleted or followed by an insertion with a third of `share`; the texts hold no such new words."""
+    """Each word is substituted, deleted or followed by an insertion with a third of `share`; no text has these."""
     counts, hyps, words = {"substitutions": 0, "deletions": 0, "insertions": 0}, {}, 0
     for id_, utterance in data.utterances.items():
         out = []

@@ -15,9 +15,10 @@ from speechmerge.cli import main
 from speechmerge.files import read_json, write_json
 from speechmerge.report import colours
 from speechmerge.report.examples import align, group_of, pick
-from speechmerge.report.findings import choose_merge, merge_summaries, percent, scale_curves, signed, summarize
-from speechmerge.report.plots import pareto
+from speechmerge.report.summaries import choose_merge, merge_summaries, scale_curves, summarize
 from speechmerge.report.tables import read_results
+from speechmerge.report.tradeoffs import pareto
+from speechmerge.report.wording import percent, short_names, signed
 
 VOID = {"meta", "link", "img", "br", "input", "hr", "wbr"}
 
@@ -100,7 +101,9 @@ def test_page_loads_nothing(made):
 
 def test_cells_hold_the_scores(made):
     root, text = made
-    cells = {(attrs["data-system"], attrs["data-task"]): attrs for attrs in Page(text).all("td") if "data-system" in attrs}
+    cells = {
+        (attrs["data-system"], attrs["data-task"]): attrs for attrs in Page(text).all("td") if "data-system" in attrs
+    }
     scores = read_json(root / "exp/scores_test.json")
     shown = Page(text).text.replace("\N{NO-BREAK SPACE}", " ")
     for system in scores["systems"]:
@@ -108,7 +111,9 @@ def test_cells_hold_the_scores(made):
             assert percent(score["generation"]) in shown
             if score["labels"] is None:
                 continue
-            attrs = cells[system["name"], task]  # the label table comes later in the page than the one of generation ...
+            attrs = cells[
+                system["name"], task
+            ]  # the label table comes later in the page than the one of generation ...
             if system["kind"] == "merged":  # ... but adapters come a third time, by generation
                 assert float(attrs["data-sort"]) == score["labels"]
                 delta = system["interference_delta"][task]["labels"]["value"]
@@ -171,12 +176,12 @@ def test_the_best_merge_is_chosen_on_dev(copy, monkeypatch):
                 readings["generation"] = {"value": -0.1 if system["name"] == "dare_p0.5" else -0.9, "reason": None}
     scores["ranking"]["generation"].sort(key=lambda name: name != "dare_p0.5")
     write_json(path, scores)
-    best, split = choose_merge(read_results(copy / "exp", "test"), read_results(copy / "exp", "dev"))
-    assert (best.system.name, split) == ("dare_p0.5", "dev")
-    assert choose_merge(read_results(copy / "exp", "test"), None)[0].system.name == "task_arithmetic_scale0.4"
+    best = choose_merge(read_results(copy / "exp", "test"), read_results(copy / "exp", "dev"))
+    assert best.system.name == "dare_p0.5"
+    assert choose_merge(read_results(copy / "exp", "test"), None).system.name == "task_arithmetic_scale0.4"
     path.unlink()
     assert report(copy, monkeypatch, "--max-examples", "0") == 0
-    assert "chosen on test itself" in (copy / "exp/report/index.html").read_text()
+    assert "worst task on test itself" in (copy / "exp/report/index.html").read_text()
 
 
 def test_merges_are_ranked_by_their_worst_task(made):
@@ -189,7 +194,9 @@ def test_merges_are_ranked_by_their_worst_task(made):
 
 def test_scale_curve(made):
     curves = scale_curves(read_results(made[0] / "exp", "test"), "generation")
-    assert {title: [scale for scale, _ in points] for title, points in curves.items()} == {"task_arithmetic": [0.4, 0.7, 1.0]}
+    assert {title: [scale for scale, _ in points] for title, points in curves.items()} == {
+        "task_arithmetic": [0.4, 0.7, 1.0]
+    }
 
 
 def test_undefined_delta_says_why(made):
@@ -284,7 +291,13 @@ def test_hypotheses_of_other_data_are_refused(copy, monkeypatch, capsys):
 def test_resolved_settings_and_commands_are_on_the_page(made):
     text = Page(made[1]).text
     assert '"rank": 8' in text
-    for command in ("train --task kws", "merge --method dare", "decode --system base --split test", "score --split test", "report"):
+    for command in (
+        "train --task kws",
+        "merge --method dare",
+        "decode --system base --split test",
+        "score --split test",
+        "report",
+    ):
         assert f"python -m speechmerge {command}" in text or command == "report"
 
 
@@ -322,7 +335,12 @@ def test_cells_have_enough_contrast():
 
 
 def test_numbers_are_printed_without_tricks():
-    assert percent(0.12345) == "12.3 %" and percent(-0.5) == "−50.0 %" and percent(None) == "n/a" and percent(1.0) == "100.0 %"
+    assert (
+        percent(0.12345) == "12.3 %"
+        and percent(-0.5) == "−50.0 %"
+        and percent(None) == "n/a"
+        and percent(1.0) == "100.0 %"
+    )
     assert signed(-0.25) == "−0.25" and signed(0) == "+0.00" and signed(None) == "undefined"
 
 
@@ -330,3 +348,29 @@ def test_records_are_json(made):
     """What the page shows as resolved settings can be copied out and read again."""
     records = re.findall(r"<pre>(\{.*?\})</pre>", made[1], re.DOTALL)
     assert records and all(json.loads(record.replace("&#34;", '"').replace("&#39;", "'")) for record in records)
+
+
+def merged(name: str, method: str, own_sets=("asr", "kws"), **params) -> dict:
+    return {"name": name, "kind": "merged", "method": method, "params": params, "own_sets": list(own_sets)}
+
+
+def test_short_names():
+    base = {"name": "base", "kind": "base"}
+    entries = [
+        base,
+        merged("ta_s0.4_x", "ta", scale=0.4, weights=None),
+        merged("ta_s1_x", "ta", scale=1.0, weights=None),
+        merged("ties_x", "ties", k=20.0),
+    ]
+    assert short_names(entries) == {
+        "base": "base",
+        "ta_s0.4_x": "ta scale=0.4",
+        "ta_s1_x": "ta scale=1",
+        "ties_x": "ties",
+    }
+    of_fewer = merged("ties_y", "ties", own_sets=("asr",), k=20.0)
+    assert short_names([*entries, of_fewer])["ties_y"] == "ties of asr"
+    twins = [merged("a", "ties", k=20.0), merged("b", "ties", k=20.0)]
+    assert short_names(twins) == {"a": "a", "b": "b"}
+    assert short_names([{"name": "ties", "kind": "adapter"}, merged("m", "ties")])["m"] == "m"
+    assert short_names([merged("uniform", "uniform")]) == {"uniform": "uniform"}

@@ -1,14 +1,20 @@
-"""Colours of the report: blue against orange, apart for every kind of colour vision; text on them has a contrast of 4.5 or more."""
+"""Colours of the report: blue against orange, apart for every kind of colour vision; text has a contrast of 4.5."""
 
 BASE, ADAPTER, OTHER_ADAPTER, MERGED = "#6b7280", "#1d63b0", "#a9c6e8", "#d9730d"
 UNDEFINED = "#e8eaed"
 INK = "#16202c"
 # kept share -> colour; between the stops the colour is mixed, outside the last one holds
-STOPS = ((-2.0, (122, 46, 4)), (-1.0, (214, 106, 28)), (0.0, (255, 255, 255)), (1.0, (62, 134, 201)), (2.0, (8, 48, 107)))
+STOPS = (
+    (-2.0, (122, 46, 4)),
+    (-1.0, (214, 106, 28)),
+    (0.0, (255, 255, 255)),
+    (1.0, (62, 134, 201)),
+    (2.0, (8, 48, 107)),
+)
 
 
 def kept_colour(kept: float | None) -> str:
-    """Background of a cell: white where a system is no better than the base, bluer the more it keeps, orange where it loses."""
+    """Background of a cell: white where a system is as the base, bluer the more it keeps, orange where it loses."""
     if kept is None:
         return UNDEFINED
     kept = min(max(kept, STOPS[0][0]), STOPS[-1][0])

@@ -1,8 +1,9 @@
-"""Example utterances: which ones, what every system made of them with the errors marked, and their audio inside the page.
+"""Example utterances: which ones, what every system made of them with the errors marked, and their audio as data URIs.
 
-Which ones: the utterances of a task fall into five groups by how the merge fares against its single adapter and the base;
-the groups take turns, and within a group the order is that of a hash of the id, so that nobody picks them by taste.
+Which ones: the utterances of a task fall into five groups by how the merge fares against its single adapter and the
+base; the groups take turns, and within a group the order is that of a hash of the id, so that nobody picks by taste.
 """
+
 import base64
 import hashlib
 import io
@@ -23,7 +24,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a marked hypothesis. kind: ok, sub (note: the reference word), ins, del (the text is the reference's), none."""
+    """A piece of a marked hypothesis. kind: ok, sub (note: the reference word), ins, del (reference's text), none."""
     kind: str
     text: str
     note: str = ""
@@ -83,7 +84,7 @@ def align(reference: str, hypothesis: str, normalise) -> tuple[tuple[Segment, ..
 
 
 def judge(task, reference: str, hypothesis: str, labels) -> tuple[tuple[Segment, ...], int]:
-    """Marked hypothesis and its errors, as the task reads it. `labels`: the closed label set, None for transcription."""
+    """Marked hypothesis and its errors, as the task reads it. `labels`: the label set, None for transcription."""
     from speechmerge.metrics.wer import normaliser_by_name
 
     if task.kind == "transcription":
@@ -105,7 +106,7 @@ def group_of(base: int | None, single: int | None, merged: int) -> str:
 
 
 class Audio:
-    """Encodes utterances as data URIs until `budget` bytes of page are used; MP3 where libsndfile can, otherwise FLAC."""
+    """Encodes utterances as data URIs until `budget` bytes are used; MP3 where libsndfile can, otherwise FLAC."""
 
     def __init__(self, budget: int):
         self.budget, self.used, self.left_out = budget, 0, 0
@@ -139,7 +140,9 @@ def pick(groups: dict[str, str], count: int) -> list[str]:
     return picked[:count]
 
 
-def task_examples(results: Results, info: TaskInfo, data_dir, merge: System | None, count: int, audio: Audio) -> TaskExamples:
+def task_examples(
+    results: Results, info: TaskInfo, data_dir, merge: System | None, count: int, audio: Audio
+) -> TaskExamples:
     """Examples of one task. `merge`: the system that the groups speak of, or None for the last one."""
     from speechmerge.data.directory import DataDir
     from speechmerge.tasks import get_task
@@ -152,15 +155,20 @@ def task_examples(results: Results, info: TaskInfo, data_dir, merge: System | No
     single = next((system for system in systems if system == results.adapter_of(info.name)), None)
     merge = merge if merge in systems else systems[-1]
     order = list(dict.fromkeys([system for system in (base, single, merge) if system] + systems))
-    lines = {system: _lines(results.decode_dir(system.name, info.name), system, task, examples, labels) for system in order}
+    lines = {
+        system: _lines(results.decode_dir(system.name, info.name), system, task, examples, labels) for system in order
+    }
 
     def errors(system, id_):
         return lines[system][id_].errors if system else None
 
     groups = {id_: group_of(errors(base, id_), errors(single, id_), errors(merge, id_)) for id_ in examples}
-    shown = tuple(_show(examples[id_], groups[id_], [lines[system][id_] for system in order], audio) for id_ in pick(groups, count))
+    shown = tuple(
+        _show(examples[id_], groups[id_], [lines[system][id_] for system in order], audio)
+        for id_ in pick(groups, count)
+    )
     counts = {name: sum(group == name for group in groups.values()) for name in GROUPS}
-    return TaskExamples(info.name, counts, merge.name, shown)
+    return TaskExamples(info.name, counts, merge.label, shown)
 
 
 def _show(example, group: str, lines: list[Line], audio: Audio) -> Shown:

@@ -1,4 +1,5 @@
-"""Where the numbers come from: the commands, versions and resolved configs stored beside adapters, merges, hypotheses and scores."""
+"""Where the numbers come from: commands, versions and configs stored beside adapters, merges, hypotheses and scores."""
+
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report as one HTML page that loads nothing from anywhere: pictures, audio, numbers, style and script are inside it."""
+"""The report as one HTML page that loads nothing: pictures, audio, numbers, style and script are inside it."""
 import base64
 from pathlib import Path
 
@@ -6,34 +6,53 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from speechmerge.report import colours
-from speechmerge.report.examples import GROUPS, TaskExamples
-from speechmerge.report.findings import describe, key_findings, merge_summaries, percent, signed, summarize
+from speechmerge.report.contents import Contents
+from speechmerge.report.examples import GROUPS
+from speechmerge.report.figure import slug
+from speechmerge.report.findings import key_findings
 from speechmerge.report.origin import Step, base_source, versions
-from speechmerge.report.plots import Plot, breakdown_rows, slug
-from speechmerge.report.results_md import undefined_reasons
-from speechmerge.report.tables import READINGS, Cell, Results
+from speechmerge.report.summaries import merge_summaries, summarize
+from speechmerge.report.tables import READINGS, Cell, Results, breakdown_rows, undefined_reasons
+from speechmerge.report.wording import describe, percent, signed
 
 HERE = Path(__file__).parent
+LEGEND = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # kept shares
 
 
-def render(results: Results, chosen_on: Results | None, plots: list[Plot], examples: list[TaskExamples], steps: list[Step],
-           own: dict, title: str, notes: list[str]) -> str:
-    """The whole page. `own`: provenance of this report; `notes`: what was left out, shown above the examples."""
+def render(contents: Contents) -> str:
+    """The whole page."""
+    results = contents.results
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=lambda value: nobreak(percent(value)), signed=signed, slug=slug, nobreak=nobreak, breakable=breakable, data_uri=data_uri, interval=interval,
-                               describe=describe, numbers=_numbers_uri)
+    environment.filters.update(percent=lambda value: nobreak(percent(value)), signed=signed, slug=slug, nobreak=nobreak,
+                               breakable=breakable, data_uri=data_uri, interval=interval, describe=describe,
+                               numbers=lambda plot: data_uri(plot.csv().encode(), "text/csv"))
     environment.globals.update(cell_style=cell_style, summarize=summarize, sort_value=sort_value)
     return environment.get_template("page.html.j2").render(
-        title=title, results=results, readings=READINGS, findings=key_findings(results, chosen_on),
-        summaries={reading: merge_summaries(results, reading) for reading in results.readings()},
-        undefined={reading: undefined_reasons(results, reading) for reading in results.readings()},
-        best=_best_merges(results), breakdown=breakdown_rows(results), plots={plot.name: plot for plot in plots},
-        bars=[plot for plot in plots if plot.name.startswith("bars_")],
-        examples=examples, groups=GROUPS, notes=notes, stages=_by_stage(steps), own=own, base=base_source(results),
-        versions=versions(results, own), legend=[(kept, cell_style_of(kept / 100)) for kept in (-100, -50, 0, 50, 100, 150)],
-        undefined_style=cell_style_of(None),
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")), js=Markup((HERE / "page.js").read_text(encoding="utf-8")))
+        vars(contents) | described(contents), readings=READINGS, groups=GROUPS, base=base_source(results),
+        labels={system.name: system.label for system in results.systems},
+        legend=[(percent(kept, digits=0), cell_style(kept)) for kept in LEGEND], undefined_style=cell_style(None),
+        css=Markup(read_text(HERE / "page.css")), js=Markup(read_text(HERE / "page.js")))
+
+
+def read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def described(contents: Contents) -> dict:
+    """The parts of the page that are computed from the contents."""
+    results, plots = contents.results, contents.plots
+    return {
+        "findings": key_findings(results, contents.dev),
+        "summaries": {reading: merge_summaries(results, reading) for reading in results.readings()},
+        "undefined": {reading: undefined_reasons(results, reading) for reading in results.readings()},
+        "best": {reading: best_merges(results, reading) for reading in results.readings()},
+        "breakdown": breakdown_rows(results),
+        "plots": {plot.name: plot for plot in plots},
+        "bars": [plot for plot in plots if plot.name.startswith("bars_")],
+        "stages": by_stage(contents.steps),
+        "versions": versions(results, contents.own),
+    }
 
 
 def nobreak(text: str) -> str:
@@ -50,22 +69,12 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _numbers_uri(plot: Plot) -> str:
-    return data_uri(plot.csv().encode(), "text/csv")
-
-
 def interval(cell: Cell) -> str:
-    """95 % interval in percent, '10.1 to 14.2'; empty where there is none."""
-    if not cell.ci:
-        return ""
+    """95 % interval in percent: '10.1 to 14.2'."""
     return f"{100 * cell.ci[0]:.1f} to {100 * cell.ci[1]:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def cell_style(cell: Cell | None) -> str:
-    return "" if cell is None else cell_style_of(cell.kept)
-
-
-def cell_style_of(kept: float | None) -> str:
+def cell_style(kept: float | None) -> str:
     background = colours.kept_colour(kept)
     return f"background:{background};color:{colours.text_colour(background)}"
 
@@ -75,19 +84,18 @@ def sort_value(number: float | None) -> str:
     return "" if number is None else repr(float(number))
 
 
-def _best_merges(results: Results) -> dict[str, dict[str, float]]:
-    """reading -> task -> best value of any merge, to be marked in the tables."""
+def best_merges(results: Results, reading: str) -> dict[str, float]:
+    """task -> best value of any merge, to be marked in the tables; none where all are equal."""
     best = {}
-    for reading in results.readings():
-        best[reading] = {}
-        for task in results.tasks:
-            values = [cell.value for system in results.of_kind("merged") if (cell := results.cell(reading, system.name, task.name))]
-            if len(set(values)) > 1:
-                best[reading][task.name] = max(values, key=lambda value: task.sign * value)
+    for task in results.tasks:
+        cells = [results.cell(reading, system.name, task.name) for system in results.of_kind("merged")]
+        values = {cell.value for cell in cells if cell}
+        if len(values) > 1:
+            best[task.name] = max(values, key=lambda value: task.sign * value)
     return best
 
 
-def _by_stage(steps: list[Step]) -> dict[str, list[Step]]:
+def by_stage(steps: list[Step]) -> dict[str, list[Step]]:
     stages = {}
     for step in steps:
         stages.setdefault(step.stage, []).append(step)

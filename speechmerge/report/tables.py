@@ -1,15 +1,18 @@
 """The numbers of the report: read from `exp/scores_<split>.json` and the `score.json` files below `exp/decode/<split>`.
 
-A cell is one system on one task under one reading. What counts as a task here is a set of the scores: a task's name, or, where
-one task is scored on several data directories (languages), the name of one of these. Two readings: "generation" (what the model wrote) and "labels" (the
-label with the highest mean token log-probability). Values are fractions; only what prints them makes percent of them.
+A cell is one system on one task under one reading. What counts as a task here is a set of the scores: a task's name,
+or, where one task is scored on several data directories (languages), the name of one of these. Two readings: "generation"
+(what the model wrote) and "labels" (the label with the highest mean token log-probability). Values are fractions; only
+what prints them makes percent of them.
 """
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
 from speechmerge.metrics.interference import NO_GAIN
+from speechmerge.report.wording import short_names
 
 READINGS = {"generation": "free generation", "labels": "label scoring"}
 ABBREVIATIONS = ("wer", "cer", "eer", "uar")
@@ -42,8 +45,9 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """`tasks`: the tasks that the system was made for; of an adapter its own, of a merge those of its adapters, of the base none."""
+    """`label`: the short name in tables and plots. `tasks`: those that the system was made for; none for the base."""
     name: str
+    label: str
     kind: str
     tasks: tuple[str, ...] = ()
     method: str | None = None
@@ -116,19 +120,27 @@ def read_results(exp_dir, split: str) -> Results:
     for key in ("tasks", "systems"):
         if not record.get(key):
             raise SpeechMergeError(f"{path}: no {key!r} in it, so there is nothing to report; run {command}")
-    systems = [_system(entry, path, command) for entry in record["systems"]]
+    for entry in record["systems"]:
+        _check_system(entry, path, command)
+    labels = short_names(record["systems"])
+    systems = [_system(entry, labels[entry["name"]]) for entry in record["systems"]]
     results = Results(split, exp_dir, [], systems, {reading: {} for reading in READINGS}, record)
     for name in record["tasks"]:
         results.tasks.append(_read_task(results, name, command))
     return results
 
 
-def _system(entry: dict, path: Path, command: str) -> System:
+def _check_system(entry: dict, path: Path, command: str):
     missing = [key for key in ("name", "kind", "scores") if key not in entry]
     if missing:
         raise SpeechMergeError(f"{path}: system {entry.get('name', '?')!r} has no {missing[0]!r}; run {command}")
+
+
+def _system(entry: dict, label: str) -> System:
     tasks = () if entry["kind"] == "base" else tuple(entry.get("own_sets") or ())
-    return System(entry["name"], entry["kind"], tasks, entry.get("method"), entry.get("params") or {}, entry.get("path"))
+    return System(
+        entry["name"], label, entry["kind"], tasks, entry.get("method"), entry.get("params") or {}, entry.get("path")
+    )
 
 
 def _read_task(results: Results, task: str, command: str) -> TaskInfo:
@@ -146,10 +158,14 @@ def _read_task(results: Results, task: str, command: str) -> TaskInfo:
             if score.get(reading) is not None:
                 results.cells[reading][entry["name"], task] = _cell(entry, task, reading, score[reading], path, command)
     if not seen:
-        raise SpeechMergeError(f"{results.exp_dir}: task {task!r} is listed, but no system has a score on it; run {command}")
+        raise SpeechMergeError(
+            f"{results.exp_dir}: task {task!r} is listed, but no system has a score on it; run {command}"
+        )
     if len(seen) > 1:
         found = "; ".join(f"{path}: {metric} on {data}, n={n}" for (_, data, metric, _, n), path in seen.items())
-        raise SpeechMergeError(f"task {task!r}: systems were scored differently ({found}); run speechmerge decode, then {command}")
+        raise SpeechMergeError(
+            f"task {task!r}: systems were scored differently ({found}); run speechmerge decode, then {command}"
+        )
     return TaskInfo(task, *next(iter(seen)))
 
 
@@ -160,3 +176,26 @@ def _cell(entry: dict, task: str, reading: str, score: dict, path: Path, command
                                f"so one of them is old; run {command}")
     delta = entry.get("interference_delta", {}).get(task, {}).get(reading, {})
     return Cell(score["value"], tuple(score["ci"]) if score.get("ci") else None, delta, score)
+
+
+def breakdown_rows(results: Results) -> list[list]:
+    """Word errors: a header, then task, system, reference words, S, D, I (counts), WER."""
+    rows = [["task", "system", "words", "substitutions", "deletions", "insertions", "wer"]]
+    for task in results.tasks:
+        for system in results.systems:
+            cell = results.cell("generation", system.name, task.name)
+            if cell and task.metric == "wer":
+                counts = [cell.details[key] for key in rows[0][2:6]]
+                rows.append([task.name, system.name, *counts, cell.value])
+    return rows
+
+
+def undefined_reasons(results: Results, reading: str) -> list[tuple[str, str]]:
+    """(task, why interference_delta is undefined there), each once."""
+    found = {}
+    for task in results.tasks:
+        for system in results.systems:
+            cell = results.cell(reading, system.name, task.name)
+            if cell and cell.delta is None:
+                found[task.name, cell.reason] = True
+    return list(found)

@@ -1,0 +1,56 @@
+"""Everything that one report says, gathered from exp/ before any of it is written."""
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechmerge.provenance import provenance
+from speechmerge.report.examples import Audio, TaskExamples, task_examples
+from speechmerge.report.figure import Plot
+from speechmerge.report.origin import Step, steps
+from speechmerge.report.plots import all_plots
+from speechmerge.report.summaries import choose_merge
+from speechmerge.report.tables import Results, read_results
+
+TEXT_BYTES = 400_000  # of a page without pictures and audio, about
+
+
+@dataclass(frozen=True)
+class Contents:
+    """`dev`: results of the split that merges are chosen on, or None; `own`: provenance of this report."""
+    title: str
+    results: Results
+    dev: Results | None
+    plots: list[Plot]
+    examples: list[TaskExamples]
+    steps: list[Step]
+    own: dict
+    notes: list[str]
+
+
+def gather(exp_dir, split: str, dev_split: str, data, max_examples: int, max_bytes: int, title: str) -> Contents:
+    """Raises SpeechMergeError, with the command that mends it, where something is missing.
+
+    data: data directories are DATA/<task>/<split> where those that were decoded are gone. max_bytes: of the page; audio
+    beyond it is left out.
+    """
+    results, dev = read_results(exp_dir, split), None
+    if dev_split != split and (Path(exp_dir) / f"scores_{dev_split}.json").is_file():
+        dev = read_results(exp_dir, dev_split)
+    plots = all_plots(results)
+    room = max_bytes - TEXT_BYTES - sum(len(plot.png) * 4 // 3 for plot in plots)
+    examples, left_out = gather_examples(results, dev, data, max_examples, max(room, 0))
+    notes = [f"The audio of {left_out} utterances was left out to keep the page below {max_bytes / 1e6:g} MB."]
+    return Contents(title, results, dev, plots, examples, steps(results), provenance(), notes if left_out else [])
+
+
+def gather_examples(results: Results, dev: Results | None, data, count: int,
+                    room: int) -> tuple[list[TaskExamples], int]:
+    """Examples of every task and how many utterances had no room for their audio. `room`: bytes."""
+    best = choose_merge(results, dev)
+    examples, left_out = [], 0
+    for i, task in enumerate(results.tasks if count > 0 else []):
+        audio = Audio(room // (len(results.tasks) - i))  # what one task leaves over is shared by the others
+        data_dir = task.data if Path(task.data).is_dir() else Path(data) / task.name / results.split
+        examples.append(task_examples(results, task, data_dir, best and best.system, count, audio))
+        room -= audio.used
+        left_out += audio.left_out
+    return examples, left_out

@@ -1,0 +1,58 @@
+"""How numbers and systems are written in tables, plots and sentences."""
+from collections import Counter, defaultdict
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.1234 -> '12.3 %'. Minus is the sign, not the hyphen."""
+    return "n/a" if value is None else f"{100 * value:.{digits}f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float | None) -> str:
+    """interference_delta, always with its sign and two decimals."""
+    return "undefined" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def parameter(value) -> str:
+    """A parameter's value: 0.5, 0.2/0.8, true."""
+    if isinstance(value, (list, tuple)):
+        return "/".join(parameter(item) for item in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def all_parameters(params: dict) -> str:
+    """'k=20, lambda=0.4'; what is not set is left out."""
+    return ", ".join(f"{key}={parameter(value)}" for key, value in sorted(params.items()) if value is not None)
+
+
+def describe(system) -> str:
+    """'ties (k=20, lambda=0.4)'; a base or an adapter by its name."""
+    params = all_parameters(system.params)
+    return (system.method or system.name) + (f" ({params})" if params else "")
+
+
+def short_names(entries: list[dict]) -> dict[str, str]:
+    """System name -> label; the tags of merges repeat what all of them share.
+
+    A merge is called by its method, the parameters in which merges of this method differ and, where merges are of
+    different tasks, these. All others, and merges that share such a label, keep their full name.
+    """
+    merges = [entry for entry in entries if entry["kind"] == "merged"]
+    labels = {entry["name"]: short_name(entry, merges) for entry in merges}
+    names, counts = {entry["name"] for entry in entries}, Counter(labels.values())
+    unique = {name: label for name, label in labels.items() if counts[label] == 1 and label not in names - {name}}
+    return {entry["name"]: unique.get(entry["name"], entry["name"]) for entry in entries}
+
+
+def short_name(entry: dict, merges: list[dict]) -> str:
+    """'ties k=20 of asr+kws', as much of it as tells it from the other merges."""
+    values = defaultdict(set)
+    for other in merges:
+        if other.get("method") == entry.get("method"):
+            for key in entry["params"]:
+                values[key].add(str(other["params"].get(key)))
+    differing = [f"{key}={parameter(value)}" for key, value in sorted(entry["params"].items()) if len(values[key]) > 1]
+    several = len({tuple(other["own_sets"]) for other in merges}) > 1
+    tasks = [f"of {'+'.join(entry['own_sets'])}"] if several else []
+    return " ".join([entry["method"] or entry["name"], *differing, *tasks])
