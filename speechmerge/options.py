@@ -49,3 +49,11 @@ def mapping_or_value(text):
 def resolved(args) -> dict:
     """The options as they were used, to be stored beside a result; what does not change a result is left out."""
     return {key: value for key, value in sorted(vars(args).items()) if key not in ("config", "debug", "force")}
+
+
+SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "devel": "dev"}  # what others call the split we call dev
+
+
+def split_name(text: str) -> str:
+    """The folder name of a split: `validation` and its short forms are `dev`."""
+    return SPLITS.get(text, text)

@@ -5,7 +5,7 @@ Writes exp/decode/<split>/<system>/<task>/{hyp,hyp_labels,scores,decode.json}; w
 import argparse
 
 from speechmerge.models.options import add_model_arguments
-from speechmerge.options import CommaList, boolean
+from speechmerge.options import CommaList, boolean, split_name
 
 HELP = "decode the base, adapters and merged models on the tasks' data: exp/decode/<split>/<system>/<task>/hyp"
 
@@ -14,7 +14,7 @@ def add_arguments(parser):
     parser.add_argument("--tasks", required=True, nargs="+", action=CommaList, help="tasks, or sets: folders DATA/<task>/<split>")
     parser.add_argument("--task", help="the task of all, where --tasks are sets (languages); default: as the set's adapter was trained")
     parser.add_argument("--data", default="data", help="folder that holds <task>/<split>/")
-    parser.add_argument("--split", default="test", help="train, dev or test")
+    parser.add_argument("--split", type=split_name, default="test", help="train, dev (validation) or test")
     parser.add_argument("--systems", nargs="+", action=CommaList, default=["all"],
                         help="base, names out of exp/adapters.json, tags of merges, folders, adapters, merged, all")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")

@@ -1,6 +1,6 @@
 """speechmerge evaluate --task asr --model egs/mini/base [--adapter exp/asr/asr] --data data/asr/test [--output-dir DIR]"""
 from speechmerge.models.options import add_model_arguments
-from speechmerge.options import boolean
+from speechmerge.options import boolean, split_name
 from speechmerge.stages.decode import add_decode_arguments
 
 HELP = "decode and score one system on one task; prints the scores"
@@ -9,7 +9,7 @@ HELP = "decode and score one system on one task; prints the scores"
 def add_arguments(parser):
     parser.add_argument("--task", required=True, help="the task (speechmerge list tasks)")
     parser.add_argument("--data", required=True, help="data directory, or with --split the folder that holds <task>/<split>/")
-    parser.add_argument("--split", help="train, dev or test, below --data")
+    parser.add_argument("--split", type=split_name, help="train, dev or test, below --data")
     parser.add_argument("--adapter", default="base", help="folder or name of an adapter or a merged model; default: the base alone")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
     parser.add_argument("--output-dir", help="default: EXP_DIR/decode/SPLIT/SYSTEM/TASK")

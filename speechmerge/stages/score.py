@@ -1,13 +1,13 @@
-"""speechmerge score --split test [--exp-dir exp]: all hypotheses of a split, compared over base, adapters and merges."""
-from speechmerge.options import CommaList
+"""speechmerge score --split test [--exp-dir exp]: all hypotheses of a split; base, adapters and merges compared."""
+from speechmerge.options import CommaList, split_name
 
 HELP = "score decoded hypotheses and compute interference_delta"
 
 
 def add_arguments(parser):
-    parser.add_argument("--split", default="test", help="what exp/decode/<split> holds")
+    parser.add_argument("--split", type=split_name, default="test", help="what exp/decode/<split> holds")
     parser.add_argument("--exp-dir", default="exp", help="results are read from and written to this folder")
-    parser.add_argument("--tasks", nargs="+", action=CommaList, help="only these tasks or sets (default: all that were decoded)")
+    parser.add_argument("--tasks", nargs="+", action=CommaList, help="only these tasks or sets (default: all)")
     parser.add_argument("--data", help="data directories, DATA/<task>/<split> (default: those that were decoded)")
     parser.add_argument("--normaliser", choices=["none", "basic", "english"], default="basic", help="of transcripts")
     parser.add_argument("--repetitions", type=int, default=1000, help="bootstrap repetitions of the intervals")
@@ -19,11 +19,17 @@ def run(args):
     from speechmerge.scoring import Options, score_split
 
     sets = tuple(args.tasks) if args.tasks else None
-    results = score_split(args.exp_dir, args.split, Options(args.normaliser, args.repetitions, args.seed, sets, args.data))
+    options = Options(args.normaliser, args.repetitions, args.seed, sets=sets, data=args.data)
+    results = score_split(args.exp_dir, args.split, options)
     write_merge_results(args.exp_dir, results)
+    print_tables(results)
+
+
+def print_tables(results: dict):
+    """By free generation and, where labels were scored, by label scoring."""
     for reading, title in (("generation", "free generation"), ("labels", "label scoring")):
         if any(scores[reading] is not None for entry in results["systems"] for scores in entry["scores"].values()):
-            print(f"\n{title}, split {args.split}, %; worst: smallest interference_delta over its tasks")
+            print(f"\n{title}, split {results['split']}, %; worst: smallest interference_delta over its tasks")
             print(score_table(results, reading))
 
 
@@ -43,5 +49,6 @@ def score_table(results: dict, reading: str) -> str:
 
 def aligned(rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))] for row in rows)
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    justified = [[cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+                 for row in rows]
+    return "\n".join("  ".join(cells).rstrip() for cells in justified)
