@@ -27,9 +27,10 @@ def best_merge(results: Results, dev: Results | None, best: Summary) -> Finding:
     largest = max((s for s in merge_summaries(results, "generation") if s.deltas), key=lambda s: s.kept)
     chosen = (f"Chosen on {dev.split} by its worst task." if dev else
               f"Chosen by its worst task on {results.split} itself, which is optimistic: no other split was scored.")
-    also = f" Largest mean on {results.split}: {largest.system.label}, {percent(largest.kept)}."
+    also = "" if largest.system is best.system else (
+        f" Largest mean on {results.split}: {largest.system.label}, {percent(largest.kept)}.")
     text = (f"{best.system.label} keeps {percent(best.kept)} of what the single adapters gain over the base, mean over "
-            f"{len(best.deltas)} tasks of {results.split}, {READINGS['generation']}. {chosen}{also if largest.system is not best.system else ''}")
+            f"{len(best.deltas)} tasks of {results.split}, {READINGS['generation']}. {chosen}{also}")
     return Finding(percent(best.kept), "of the gain kept by the best merge", text)
 
 

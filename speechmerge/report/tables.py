@@ -1,9 +1,9 @@
 """The numbers of the report: read from `exp/scores_<split>.json` and the `score.json` files below `exp/decode/<split>`.
 
 A cell is one system on one task under one reading. What counts as a task here is a set of the scores: a task's name,
-or, where one task is scored on several data directories (languages), the name of one of these. Two readings: "generation"
-(what the model wrote) and "labels" (the label with the highest mean token log-probability). Values are fractions; only
-what prints them makes percent of them.
+or, where one task is scored on several data directories (languages), the name of one of these. Two readings:
+"generation" (what the model wrote) and "labels" (the label with the highest mean token log-probability). Values are
+fractions; only what prints them makes percent of them.
 """
 
 from dataclasses import dataclass, field
