@@ -19,7 +19,7 @@ option task word "" "the task of all --tasks, where they are sets; empty: as the
 option data_dirs words data "data directories: one for all tasks, or one for each"
 option splits words test "splits to decode and score"
 option dev_split word dev "split to choose coefficients on"
-option merges words all "merges to make: names of conf/merge/*.yaml, here or at the top"
+option merges words all "merges to make: names of conf/merge/*.yaml, here or at the top; all: those here"
 option sweeps words all "sweeps to make: names of conf/sweep/*.yaml"
 option exp_dir path exp "everything that is made"
 machine_options
@@ -63,15 +63,7 @@ decode_all() {
 
 do_baselines() { decode_all baselines base adapters; }
 
-do_merge() {
-    local name words=()
-    add_words "$merge_args"
-    for name in $merges; do
-        speechmerge merge --config "$(config merge "$name")" --adapters "${adapter_list[@]}" --exp-dir "$exp_dir" --force "$force" \
-            ${words[@]+"${words[@]}"}
-    done
-    if [[ -z $merges ]]; then skip "no --merges, nothing to do"; fi
-}
+do_merge() { merge_all "${adapter_list[@]}"; }
 
 do_coefficients() {
     local name

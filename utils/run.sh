@@ -25,7 +25,7 @@ option adapters words "" "which of --tasks get an adapter; empty: all"
 option train_split word train "split to train on"
 option dev_split word dev "split to choose checkpoints and coefficients on"
 option splits words test "splits to decode and score"
-option merges words all "merges to make: names of conf/merge/*.yaml, here or at the top"
+option merges words all "merges to make: names of conf/merge/*.yaml, here or at the top; all: those here"
 option systems words all "systems to decode: base, adapters, merges, or all"
 option routers words "" "routers to train: names of conf/route/*.yaml"
 option analyses words "" "analyses: names of conf/analyze/*.yaml"
@@ -103,15 +103,7 @@ do_train() {
     run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/train.TASK.log" train "${words[@]}"
 }
 
-do_merge() {
-    local name words=()
-    add_words "$merge_args"
-    for name in $merges; do
-        speechmerge merge --config "$(config merge "$name")" --adapters "${adapter_list[@]}" --exp-dir "$exp_dir" --force "$force" \
-            ${words[@]+"${words[@]}"}
-    done
-    if [[ -z $merges ]]; then skip "no --merges, nothing to do"; fi
-}
+do_merge() { merge_all "${adapter_list[@]}"; }
 
 do_route() {
     local name

@@ -65,6 +65,26 @@ run_jobs() {
     run "${backend[@]}" --max-jobs-run "$nj" "${lists[@]}" "$1" python -m speechmerge "${@:2}"
 }
 
+# The merges that --merges names, of the adapters given.
+merge_all() {
+    local name file files=() words=() lists ngpu=0 # on the CPU, in any case
+    if [[ -z $merges ]]; then
+        skip "no --merges, nothing to do"
+        return
+    fi
+    # shellcheck disable=SC2086 # a list
+    lists=("MERGE=$(join $merges)")
+    for name in $merges; do files+=("$(config merge "$name")"); done
+    file=${files[0]%/*}/MERGE.yaml
+    for name in "${files[@]}"; do
+        if [[ ${name%/*} != "${file%/*}" ]]; then file=CONFIG; fi
+    done
+    if [[ $file == CONFIG ]]; then lists+=("CONFIG=$(join "${files[@]}")"); fi # some are the recipe's, some are shared
+    words+=(--config "$file" --adapters "$@" --exp-dir "$exp_dir" --force "$force")
+    add_words "$merge_args"
+    run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/merge.MERGE.log" merge "${words[@]}"
+}
+
 stage_failed() { # status
     if (($1 > 128)); then log "interrupted in stage $current ($current_name)"; fi
     if (($1 <= 128)); then log "stage $current ($current_name) failed with status $1, the reason stands above"; fi
