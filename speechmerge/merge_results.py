@@ -25,8 +25,8 @@ def write_one(exp_dir: Path, entry: dict, results: dict):
     run, split, tag = Path(entry["path"]), results["split"], entry["name"]
     found = {
         "tag": tag, "method": entry["method"], "params": entry["params"], "split": split, "run": run.name,
-        "adapters": entry["adapters"], "base": results["base"], "own_sets": entry["own_sets"], "summary": entry["summary"],
-        "results": {s: {"scores": scores, "interference_delta": entry["interference_delta"][s]} for s, scores in entry["scores"].items()},
+        **{key: entry[key] for key in ("adapters", "own_sets", "summary")}, "base": results["base"],
+        "results": {s: {key: entry[key][s] for key in ("scores", "interference_delta")} for s in entry["scores"]},
         **{key: results[key] for key in ("command", "date", "commit", "versions")},
     }
     write_json(run / f"eval_results_{split}.json", found)
@@ -52,7 +52,8 @@ def write_task(exp_dir: Path, combination: Path, found: dict, name: str):
     tag, split = found["tag"], found["split"]
     score = read_json(exp_dir / "decode" / split / tag / name / "score.json")
     file = combination / "eval" / split / "per_task" / name / f"{name}_{tag}_metrics.json"
-    write_json(file, {**score, "interference_delta": found["results"][name]["interference_delta"], "tag": tag, "run": found["run"]})
+    deltas = found["results"][name]["interference_delta"]
+    write_json(file, {**score, "interference_delta": deltas, "tag": tag, "run": found["run"]})
     others = [other for other in found["own_sets"] if other != name]
     link = exp_dir / name / "metrics" / "eval" / split / "merged" / ("_".join(others) or "none") / tag / "metrics.json"
     make_link(link, file)

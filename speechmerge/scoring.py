@@ -3,9 +3,9 @@
     results = score_split("exp", "test")
     results["systems"][3]["interference_delta"]["intent"]["generation"]    # {"value": -0.2, "reason": None, "ci": ...}
 
-A set is a folder name below exp/decode/<split>/<system>/: mostly the task's name; where one task is scored on several data
-directories (languages), one set each. Two readings: "generation" (what the model wrote) and "labels" (the label with the
-highest mean token log-probability; for verification the trial scores).
+A set is a folder name below exp/decode/<split>/<system>/: mostly the task's name; where one task is scored on several
+data directories (languages), one set each. Two readings: "generation" (what the model wrote) and "labels" (the label
+with the highest mean token log-probability; for verification the trial scores).
 """
 import logging
 from dataclasses import dataclass, field
@@ -145,8 +145,9 @@ def score_decoded(folder, options=Options(), cache: ReferenceCache | None = None
     if missing := readings["generation"]["n_missing"]:
         log.warning("%s: %d of %d hypotheses are missing and count as errors", folder, missing, len(references.targets))
     task = references.task
-    decoded.score = {"task": task.name, "set": decoded.set, "metric": task.metric, "data": data, "n": len(references.targets),
-                     "higher_is_better": task.higher_is_better, "key": decoded.record["key"], **readings}
+    decoded.score = {"task": task.name, "set": decoded.set, "data": data, "key": decoded.record["key"],
+                     "metric": task.metric, "higher_is_better": task.higher_is_better,
+                     "n": len(references.targets), **readings}
     write_json(folder / "score.json", decoded.score)
     return decoded
 
@@ -184,7 +185,7 @@ def compare(exp_dir, split: str, options=Options()) -> dict:
 
 
 def decoded_folders(exp_dir: Path, split: str, sets=None, systems=None) -> list[Path]:
-    """All finished decode folders of a split. Raises SpeechMergeError where there are none, or none of a set asked for."""
+    """The finished decode folders of a split. Raises SpeechMergeError where there are none of what was asked for."""
     folders = sorted(path.parent for path in (exp_dir / "decode" / split).glob("*/*/decode.json"))
     there = {folder.name for folder in folders}
     for name in [*(sets or ())] if folders else [split]:
@@ -196,8 +197,8 @@ def decoded_folders(exp_dir: Path, split: str, sets=None, systems=None) -> list[
     chosen = [folder for folder in folders if not sets or folder.name in sets]
     chosen = [folder for folder in chosen if not systems or folder.parent.name in systems]
     if not chosen:
-        raise SpeechMergeError(f"{exp_dir / 'decode' / split}: none of the systems {', '.join(systems)} was decoded here; "
-                               "run `speechmerge decode` first")
+        raise SpeechMergeError(f"{exp_dir / 'decode' / split}: none of the systems {', '.join(systems)} was decoded "
+                               "here; run `speechmerge decode` first")
     return chosen
 
 
@@ -248,11 +249,12 @@ def is_from(item: Decoded, paths: set[Path]) -> bool:
 
 def fits(system: dict, item: Decoded) -> bool:
     """Is this adapter the single-task reference of the item's set? Its name or its task is the set's."""
-    return system["kind"] == "adapter" and (system["name"] == item.set or system.get("task") == item.set == item.record["task"])
+    of_its_task = system.get("task") == item.set == item.record["task"]
+    return system["kind"] == "adapter" and (system["name"] == item.set or of_its_task)
 
 
 def single_adapter(entry: dict, item: Decoded, table) -> Decoded | None:
-    """The adapter whose gain is the measure: itself, else one that went into the merge, else the one named as the set."""
+    """The adapter whose gain is the measure: itself, one that went into the merge, or the one named as the set."""
     if fits(entry, item):
         return item
     paths = adapter_paths(entry)
@@ -283,11 +285,12 @@ def delta_entry(item: Decoded, entry: dict, table, reading: str) -> dict:
 
 
 def own_sets(entry: dict, items: dict[str, Decoded], table) -> list[str]:
-    """The sets a system was made for: an adapter its own; a merge those of its adapters, or all where they are unknown."""
+    """The sets a system was made for: an adapter its own; a merge those of its adapters (all if unknown)."""
     if entry["kind"] == "adapter":
         return sorted(s for s, item in items.items() if fits(entry, item))
     paths = adapter_paths(entry)
-    names = {item.system["name"] for item in table.values() if item.system["kind"] == "adapter" and is_from(item, paths)}
+    adapters = [item for item in table.values() if item.system["kind"] == "adapter"]
+    names = {item.system["name"] for item in adapters if is_from(item, paths)}
     names |= {adapter.get("task") for adapter in entry["adapters"]}
     return sorted(s for s in items if s in names) or sorted(items)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Repair data directories (sorting, line ends, duplicates, id sets, unusable audio); the old tables are kept in DIR/.backup.
+# Repair data directories (order, line ends, duplicates, id sets, unusable audio); the old tables go to DIR/.backup.
 # usage: utils/fix_data_dir.sh DIR [DIR ...] [--audio false] [--nj 2]
 set -euo pipefail
 case ${1-} in

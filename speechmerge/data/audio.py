@@ -18,7 +18,7 @@ UNKNOWN_SIZE = 0x7FFFFFF0  # programs that write wav to a pipe put such a number
 
 
 class AudioError(SpeechMergeError):
-    """`problem`: what is wrong; `convertible`: `format` mends it, otherwise the file must be copied again or dropped."""
+    """`problem`: what is wrong; `convertible`: `format` mends it, else the file is to be copied again or dropped."""
 
     def __init__(self, name, problem: str, convertible: bool = False):
         self.problem, self.convertible = problem, convertible

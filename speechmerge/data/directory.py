@@ -4,8 +4,8 @@
     data.utterances["spk1-0003"].labels["intent"]
     DataDir("data/new", data.utterances, data.labels, data.trials).write()
 
-Tables, all keyed by utterance id except the last three: `wav.scp`, `text`, `utt2spk`, `utt2lang`, `utt2dur`, label tables
-`utt2<name>`; `spk2utt`; `labels` (the closed label set, one per line); `trials` (`id enrol test target|nontarget`).
+Tables keyed by utterance id: `wav.scp`, `text`, `utt2spk`, `utt2lang`, `utt2dur`, label tables `utt2<name>`. Others:
+`spk2utt`; `labels` (the closed label set, one per line); `trials` (`id enrol test target|nontarget`).
 """
 import hashlib
 import os
@@ -57,13 +57,14 @@ class DataDir:
     def read(cls, path, check: bool = True) -> "DataDir":
         """Read a data directory.
 
-        With `check`, anything wrong raises SpeechMergeError naming file:line:id, what is wrong and the command that fixes it;
-        without, what can be read is returned (duplicate ids: the first; ids without audio: dropped). Audio is not opened.
+        With `check`, anything wrong raises SpeechMergeError naming file:line:id, the problem and the command that fixes
+        it; without, what can be read is returned (of duplicate ids the first; ids without audio are dropped). Audio is
+        not opened.
         """
         data, findings = read_tables(Path(path))
         if check and findings:
-            more = f" ({len(findings) - 1} more: `speechmerge validate --data {path}` lists them)" if len(findings) > 1 else ""
-            raise SpeechMergeError(f"{findings[0]}{more}")
+            more = f" ({len(findings) - 1} more: `speechmerge validate --data {path}` lists them)"
+            raise SpeechMergeError(f"{findings[0]}{more if len(findings) > 1 else ''}")
         return data
 
     def write(self, path=None):
@@ -85,7 +86,8 @@ class DataDir:
         speakers = defaultdict(list)
         for id, utterance in sorted(self.utterances.items()):
             columns = {"wav.scp": utterance.audio, "text": utterance.text, "utt2spk": utterance.speaker,
-                       "utt2lang": utterance.language, **{f"utt2{name}": value for name, value in utterance.labels.items()}}
+                       "utt2lang": utterance.language}
+            columns.update((f"utt2{name}", value) for name, value in utterance.labels.items())
             if utterance.duration is not None:
                 columns["utt2dur"] = f"{utterance.duration:.4f}"
             for name, value in columns.items():
@@ -96,13 +98,14 @@ class DataDir:
         if speakers:
             tables["spk2utt"] = {speaker: " ".join(ids) for speaker, ids in speakers.items()}
         if self.trials is not None:
-            tables["trials"] = {t.id: f"{t.enrol} {t.test} {'target' if t.target else 'nontarget'}" for t in self.trials}
+            words = {target: word for word, target in TARGET_WORDS.items()}
+            tables["trials"] = {trial.id: f"{trial.enrol} {trial.test} {words[trial.target]}" for trial in self.trials}
         return dict(tables)
 
     def fingerprint(self) -> str:
-        """sha256 over tables and audio contents; audio paths and times do not matter, so a copied recipe keeps its results.
+        """sha256 over tables and audio contents, not over paths and times, so that a copied recipe keeps its results.
 
-        Of each audio file the size, the first and the last 64 KiB count. Raises SpeechMergeError where audio is missing.
+        Of each audio file the size, the first and the last 64 KiB count. Raises SpeechMergeError for missing audio.
         """
         digest = hashlib.sha256()
         for name, rows in sorted(self.tables().items()):
@@ -137,10 +140,10 @@ def owned_tables(path: Path) -> list[str]:
 
 
 def read_tables(path: Path) -> tuple[DataDir, list[Finding]]:
-    """All of a data directory and everything that is wrong with its tables. Raises only where there is nothing to read."""
+    """A data directory and everything that is wrong with its tables. Raises only where there is nothing to read."""
     if not (path / "wav.scp").is_file():
-        raise SpeechMergeError(f"{path}: " + ("no wav.scp in this data directory" if path.is_dir() else "no such data directory")
-                               + "; run stage 1 (`speechmerge prepare`) or give another --data")
+        problem = "no wav.scp in this data directory" if path.is_dir() else "no such data directory"
+        raise SpeechMergeError(f"{path}: {problem}; run stage 1 (`speechmerge prepare`) or give another --data")
     findings, tables = [], {}
     for name in owned_tables(path):
         tables[name], found = read_table(path / name)
@@ -168,8 +171,8 @@ def make_utterances(tables, durations) -> dict[str, Utterance]:
     utterances = {}
     for id in sorted(tables["wav.scp"]):
         labels = {name[4:]: tables[name][id][0] for name in label_tables if id in tables[name]}
-        utterances[id] = Utterance(id, value("wav.scp", id), value("text", id), value("utt2spk", id), value("utt2lang", id),
-                                   durations.get(id), labels)
+        columns = [value(table, id) for table in ("wav.scp", "text", "utt2spk", "utt2lang")]
+        utterances[id] = Utterance(id, *columns, durations.get(id), labels)
     return utterances
 
 
@@ -190,14 +193,12 @@ def check_id_sets(path: Path, tables) -> list[Finding]:
     for name, rows in tables.items():
         if name in ("wav.scp", "spk2utt", "trials"):
             continue
-        for id in sorted(rows.keys() - audio.keys())[:1]:
-            count = len(rows.keys() - audio.keys())
-            findings.append(Finding(str(path / name), rows[id][1], id, f"{count} id(s) not in wav.scp, this is the first",
-                                    fix_command(path)))
-        for id in sorted(audio.keys() - rows.keys())[:1]:
-            count = len(audio.keys() - rows.keys())
-            findings.append(Finding(str(path / "wav.scp"), audio[id][1], id, f"{count} id(s) not in {name}, this is the first",
-                                    fix_command(path)))
+        for here, there, there_name in (((name, rows), audio, "wav.scp"), (("wav.scp", audio), rows, name)):
+            extra = sorted(here[1].keys() - there.keys())
+            if extra:
+                problem = f"{len(extra)} id(s) not in {there_name}, this is the first"
+                line = here[1][extra[0]][1]
+                findings.append(Finding(str(path / here[0]), line, extra[0], problem, fix_command(path)))
     return findings
 
 

@@ -1,10 +1,10 @@
-"""Bring a data directory into the form that training and decoding read: 16 kHz mono, durations known, extremes left out.
+"""Bring a data directory into the form that training and decoding read: 16 kHz mono, durations known and bounded.
 
     statistics = format_dir("data/asr/train", max_duration=30)                # in place
     statistics = format_dir("data/raw/train", "data/asr/train", jobs=4)
 
-Audio that already is 16 kHz mono wav or flac is left where it is; other audio is converted to `audio/<id>.flac` of the target.
-Several channels are averaged. Converted files are written atomically and kept, so that an interrupted run goes on.
+Audio that already is 16 kHz mono wav or flac is left where it is; other audio is converted to `audio/<id>.flac` of the
+target, several channels averaged. Converted files are written atomically and kept, so that an interrupted run goes on.
 """
 import statistics
 from collections import Counter, defaultdict
@@ -44,30 +44,37 @@ def format_dir(source, target=None, *, min_duration: float = 0.1, max_duration: 
         return convert_audio(utterance, target / "audio", audio_format)
 
     with ThreadPoolExecutor(jobs) as pool:
-        done = list(tqdm(pool.map(convert, data.utterances.values()), total=len(data.utterances), desc=f"format {source}",
-                         unit="utt", disable=not progress))
+        waiting = pool.map(convert, data.utterances.values())
+        done = list(tqdm(waiting, f"format {source}", len(data.utterances), unit="utt", disable=not progress))
     bad = [item for item in done if item.problem]
     if bad and not drop_bad:
-        raise SpeechMergeError(f"{data.path / 'wav.scp'}:{bad[0].utterance.id}: {bad[0].utterance.audio}: {bad[0].problem} "
-                               f"({len(bad)} such utterances); copy it again, or drop them with --drop-bad true")
+        first = bad[0].utterance
+        raise SpeechMergeError(f"{data.path / 'wav.scp'}:{first.id}: {first.audio}: {bad[0].problem} ({len(bad)} such "
+                               "utterances); copy it again, or drop them with --drop-bad true")
     kept = {item.utterance.id: item.utterance for item in done
             if not item.problem and min_duration <= item.utterance.duration <= max_duration}
     if not kept:
         raise SpeechMergeError(f"{data.path}: none of {len(done)} utterances is usable and between {min_duration} and "
                                f"{max_duration} s long; check --min-duration and --max-duration")
     trials = data.trials and [trial for trial in data.trials if trial.enrol in kept and trial.test in kept]
-    found = describe(kept, data.labels)
-    found["trials"] = trials and {"kept": len(trials), "dropped": len(data.trials) - len(trials)}
-    found["dropped"] = {
-        "too short": sum(not item.problem and item.utterance.duration < min_duration for item in done),
-        "too long": sum(not item.problem and item.utterance.duration > max_duration for item in done),
-        "unusable audio": len(bad),
-    }
-    found["converted"] = {"resampled": sum(item.resampled for item in done), "downmixed": sum(item.downmixed for item in done)}
-    found["filter"] = {"min_duration": min_duration, "max_duration": max_duration}
+    found = {**describe(kept, data.labels), **count_changes(done, min_duration, max_duration)}
+    found["trials"] = data.trials and {"kept": len(trials), "dropped": len(data.trials) - len(trials)}
     DataDir(target, kept, data.labels, trials).write()
     write_json(target / "stats.json", found)
     return found
+
+
+def count_changes(done: list[Converted], min_duration: float, max_duration: float) -> dict:
+    """What was dropped and why, and what was converted."""
+    durations = [item.utterance.duration for item in done if not item.problem]
+    return {
+        "filter": {"min_duration": min_duration, "max_duration": max_duration},
+        "dropped": {"too short": sum(seconds < min_duration for seconds in durations),
+                    "too long": sum(seconds > max_duration for seconds in durations),
+                    "unusable audio": len(done) - len(durations)},
+        "converted": {"resampled": sum(item.resampled for item in done),
+                      "downmixed": sum(item.downmixed for item in done)},
+    }
 
 
 def convert_audio(utterance: Utterance, folder: Path, audio_format: str) -> Converted:
@@ -98,7 +105,10 @@ def describe(utterances: dict[str, Utterance], labels: list[str] | None) -> dict
     for utterance in utterances.values():
         hours[utterance.language or "unknown"] += utterance.duration / 3600
     texts = [u.text for u in utterances.values() if u.text is not None]
-    tables = sorted({name for u in utterances.values() for name in u.labels})
+    counts = defaultdict(Counter)
+    for utterance in utterances.values():
+        for name, label in utterance.labels.items():
+            counts[name][label] += 1
     return {
         "utterances": len(utterances),
         "hours": round(sum(durations) / 3600, 5),
@@ -110,6 +120,5 @@ def describe(utterances: dict[str, Utterance], labels: list[str] | None) -> dict
         "distinct_texts": len(set(texts)),
         "distinct_words": len({word for text in texts for word in text.split()}),
         "label_set": labels,
-        "label_counts": {name: dict(sorted(Counter(u.labels[name] for u in utterances.values() if name in u.labels).items()))
-                         for name in tables},
+        "label_counts": {name: dict(sorted(counter.items())) for name, counter in sorted(counts.items())},
     }

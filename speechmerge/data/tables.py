@@ -37,13 +37,15 @@ def fix_command(directory) -> str:
 
 
 def invisible_characters(text: str) -> list[str]:
-    """Characters nobody sees and every scorer counts: controls, zero-width and no-break spaces, direction marks, BOMs."""
+    """What nobody sees and every scorer counts: controls, zero-width and no-break spaces, direction marks, BOMs."""
+    if text.isprintable():  # much faster, and true of almost every line
+        return []
     return [c for c in text if c in NO_BREAK_SPACES
             or (unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") and c not in SPELLING_JOINERS and c != "\t")]
 
 
 def read_lines(path: Path) -> tuple[list[str], list[Finding]]:
-    """The lines of a text file without their ends, and what is wrong with its encoding. Blank lines become findings later."""
+    """The lines of a text file without their ends, and what is wrong with its encoding."""
     repair = fix_command(path.parent)
     data, findings = path.read_bytes(), []
     if data.startswith(UTF8_BOM):
@@ -60,8 +62,9 @@ def read_lines(path: Path) -> tuple[list[str], list[Finding]]:
         try:
             lines.append(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
-            findings.append(Finding(str(path), number, first_word(raw), f"not UTF-8 (byte 0x{raw[error.start]:02x} at column "
-                            f"{error.start + 1})", f"convert it, e.g. `iconv -f ISO-8859-1 -t UTF-8 {path}`"))
+            problem = f"not UTF-8 (byte 0x{raw[error.start]:02x} at column {error.start + 1})"
+            convert = f"convert it, e.g. `iconv -f ISO-8859-1 -t UTF-8 {path}`"
+            findings.append(Finding(str(path), number, first_word(raw), problem, convert))
             lines.append(raw.decode("utf-8", errors="replace"))
     return lines, findings
 
@@ -71,45 +74,47 @@ def first_word(raw: bytes) -> str | None:
     return words[0].decode("utf-8", errors="replace") if words else None
 
 
-def read_table(path: Path, empty_values: bool = False) -> tuple[dict[str, tuple[str, int]], list[Finding]]:
-    """Read one table into {id: (value, line number)}; of duplicate ids the first line stands.
-
-    `empty_values=False` makes an id without a value a finding.
-    """
+def read_table(path: Path) -> tuple[dict[str, tuple[str, int]], list[Finding]]:
+    """Read one table into {id: (value, line number)}; of duplicate ids the first line stands."""
     lines, findings = read_lines(path)
-    rows, previous, unsorted_seen = {}, "", False
-    repair = fix_command(path.parent)
-
-    def found(problem, fix=repair):
-        findings.append(Finding(str(path), number, id or None, problem, fix))
-
+    rows, previous, sorted_so_far = {}, "", True
     for number, line in enumerate(lines, 1):
+        if not line.strip(" \t"):
+            findings.append(Finding(str(path), number, None, "empty line", fix_command(path.parent)))
+            continue
         id, value = split_row(line)
-        if not id:
-            found("empty line" if not line.strip() else "the line begins with white space, expected an id")
-            if not line.strip():
-                continue
-            id, value = split_row(line.strip())
-        if "/" in id:
-            found("the id contains '/', which cannot be part of a file name", "rename the utterance in all tables")
+        problems = row_problems(path, line, id, value)
         if id in rows:
             same = rows[id][0] == value
-            found(f"duplicate id, first on line {rows[id][1]}" + ("" if same else " with another value"),
-                  repair if same else "delete the wrong one of the two lines")
-            continue
-        if id < previous and not unsorted_seen:  # code point order is the byte order of UTF-8
-            unsorted_seen = True
-            found(f"not sorted: {id!r} comes after {previous!r} (expected byte order, LC_ALL=C)")
-        if hidden := invisible_characters(line):
-            found("invisible character " + ", ".join(sorted({f"U+{ord(c):04X}" for c in hidden})))
-        if not value and not empty_values:
-            found("empty transcript" if path.name == "text" else "the second column is missing")
-        rows[id], previous = (value, number), id
+            problems = [(f"duplicate id, first on line {rows[id][1]}" + ("" if same else " with another value"),
+                         fix_command(path.parent) if same else "delete the wrong one of the two lines")]
+        elif id < previous and sorted_so_far:  # code point order is the byte order of UTF-8; one such finding is enough
+            sorted_so_far = False
+            problems.append((f"not sorted: {id!r} comes after {previous!r} (expected byte order, LC_ALL=C)",
+                             fix_command(path.parent)))
+        findings += [Finding(str(path), number, id, problem, fix) for problem, fix in problems]
+        rows.setdefault(id, (value, number))
+        previous = id
     return rows, findings
+
+
+def row_problems(path: Path, line: str, id: str, value: str) -> list[tuple[str, str]]:
+    """(problem, fix) for everything that can be seen in one line alone."""
+    repair, problems = fix_command(path.parent), []
+    if line[0] in " \t":
+        problems.append(("the line begins with white space, expected an id", repair))
+    if "/" in id:
+        problems.append(("the id contains '/', which cannot be part of a file name", "rename the utterance in all tables"))
+    if hidden := sorted({f"U+{ord(c):04X}" for c in invisible_characters(line)}):
+        problems.append(("invisible character " + ", ".join(hidden), repair))
+    if not value:
+        problems.append(("empty transcript" if path.name == "text" else "the second column is missing", repair))
+    return problems
 
 
 def split_row(line: str) -> tuple[str, str]:
     """`id value with spaces` -> (id, value); the separator is one or more spaces or tabs, as in Kaldi."""
+    line = line.strip(" \t")
     position = next((i for i, c in enumerate(line) if c in " \t"), len(line))
     return line[:position], line[position:].strip(" \t")
 
@@ -120,5 +125,5 @@ def write_table(path: Path, rows: dict[str, str]):
         if not id or id.split() != [id] or "/" in id:
             raise SpeechMergeError(f"{path}: id {id!r} is empty or contains white space or '/'; rename the utterance")
         if "\n" in value or "\r" in value:
-            raise SpeechMergeError(f"{path}:{id}: the value {value[:40]!r} has more than one line; join its lines with spaces")
+            raise SpeechMergeError(f"{path}:{id}: {value[:40]!r} has more than one line; join its lines with spaces")
     write_text(path, "".join(f"{id} {rows[id]}\n" for id in sorted(rows)))

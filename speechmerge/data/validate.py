@@ -12,8 +12,8 @@ from pathlib import Path
 
 from speechmerge.data.audio import RATE, AudioError, audio_info, read_audio
 from speechmerge.data.directory import DataDir, Utterance, owned_tables, read_tables
-from speechmerge.data.tables import (NO_BREAK_SPACES, Finding, fix_command, invisible_characters, read_lines, read_table,
-                                     split_row)
+from speechmerge.data.tables import (NO_BREAK_SPACES, Finding, fix_command, invisible_characters, read_lines,
+                                     read_table, split_row)
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import write_text
 
@@ -57,7 +57,7 @@ def validate_audio(data: DataDir, jobs: int, rate: int) -> list[Finding]:
 def fix(path, audio: bool = True, jobs: int = 1) -> list[str]:
     """Repair a data directory in place and say what was done; the tables as they were are copied to `.backup`.
 
-    Sorts; removes BOMs, CRLF, invisible characters, blank lines and repeated lines; keeps only utterances that have an entry
+    Sorts; removes BOMs, CRLF, invisible characters, blank and repeated lines; keeps only utterances that have an entry
     in every table, a transcript and, with `audio`, audio that can be decoded; makes spk2utt and utt2dur again.
     Raises SpeechMergeError, before anything is changed, where a human has to decide.
     """
@@ -69,12 +69,15 @@ def fix(path, audio: bool = True, jobs: int = 1) -> list[str]:
     if all("speechmerge format" in finding.fix for finding in findings):
         return []
     back_up(path)
-    done = [f"{path / name}: lines cleaned and sorted" for name in [*owned_tables(path), "labels"] if clean_table(path / name)]
+    files = [path / name for name in [*owned_tables(path), "labels"]]
+    done = [f"{file}: lines cleaned and sorted" for file in files if clean_table(file)]
     data, _ = read_tables(path)
-    kept, dropped = complete_utterances(data, {f.id for f in findings if f.file == str(path / "wav.scp")} if audio else set())
+    suspects = {finding.id for finding in findings if audio and finding.file == str(path / "wav.scp")}
+    kept, dropped = complete_utterances(data, suspects)
     done += [f"{path}: dropped {count} utterances: {reason}" for reason, count in sorted(dropped.items())]
     if not kept:
-        raise SpeechMergeError(f"{path}: no utterance would be left ({'; '.join(done)}); its tables are in {path / BACKUP}")
+        raise SpeechMergeError(f"{path}: no utterance would be left ({'; '.join(done)}); "
+                               f"the tables as they were are in {path / BACKUP}")
     trials = data.trials and [trial for trial in data.trials if trial.enrol in kept and trial.test in kept]
     if trials != data.trials:
         done.append(f"{path}: dropped {len(data.trials) - len(trials)} trials of dropped utterances")
@@ -91,7 +94,7 @@ def back_up(path: Path):
 
 
 def clean_table(file: Path) -> bool:
-    """Rewrite a table without what nobody can see, sorted (labels keep their order), each id once. True if it changed."""
+    """Rewrite a table without what nobody sees, sorted (labels keep their order), each id once. True if it changed."""
     if not file.is_file():
         return False
     rows = {}

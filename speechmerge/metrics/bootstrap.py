@@ -13,8 +13,8 @@ MIN_SPEAKERS = 5  # with fewer clusters their resampling says nothing; utterance
 def resample(groups, repetitions: int = REPETITIONS, seed: int = SEED) -> tuple[np.ndarray, str]:
     """How often each item stands in each resampled test set.
 
-    groups: one speaker (or None) per item. Returns (counts [repetitions, items], "speaker" | "utterance"): whole speakers
-    are drawn where all are known and there are at least five, else items. Depends only on `groups` and the seed.
+    groups: one speaker (or None) per item. Returns (counts [repetitions, items], "speaker" | "utterance"): whole
+    speakers are drawn where all are known and there are at least five, else items. Depends on `groups` and seed only.
     """
     speakers = sorted({group for group in groups if group is not None})
     unit = "speaker" if len(speakers) >= MIN_SPEAKERS and None not in groups else "utterance"

@@ -10,15 +10,16 @@ UNPARSED = "<unparsed>"  # the column of hypotheses that are no label
 def classification_scores(references: list[str], hypotheses: list[str | None], labels: list[str]) -> dict:
     """`hypotheses`: None where no label could be read; it is an error.
 
-    uar and macro_f1 average over the labels that occur in `references`: a label without examples has no recall, and a false
-    alarm for it already costs the recall of the label it should have been.
+    uar and macro_f1 average over the labels that occur in `references`: a label without examples has no recall, and a
+    false alarm for it already costs the recall of the label it should have been.
     Returns {"accuracy", "uar", "macro_f1", "confusion": {"labels", "columns", "counts" [references, hypotheses]}}.
     """
     if not references:
         raise SpeechMergeError("classification: no references to score")
     unknown = sorted(set(references) - set(labels))
     if unknown:
-        raise SpeechMergeError(f"classification: reference label {unknown[0]!r} is not in the label set ({', '.join(labels[:10])})")
+        raise SpeechMergeError(f"classification: reference label {unknown[0]!r} is not in the label set "
+                               f"({', '.join(labels[:10])}); correct the reference or the label set")
     read = [hyp if hyp in labels else UNPARSED for hyp in hypotheses]
     columns = list(labels) + [UNPARSED]
     present = [label for label in labels if label in set(references)]

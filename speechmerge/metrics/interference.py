@@ -3,8 +3,8 @@
     u = metric (+ higher is better, - lower)
     interference_delta = (u_merged - u_single) / (u_single - u_base)
 
-0 keeps the whole gain of the single-task adapter, -1 is no better than the base, above 0 is synergy. Nothing changes when
-metrics are given in percent. Undefined where the single adapter gains no more than noise: its denominator would be noise.
+0 keeps the whole gain of the single-task adapter, -1 is no better than the base, above 0 is synergy. Percent or
+fraction makes no difference. Undefined where the single adapter gains no more than noise: the denominator would be noise.
 """
 import math
 
@@ -18,7 +18,8 @@ def oriented(value: float, higher_is_better: bool) -> float:
     return value if higher_is_better else -value
 
 
-def interference_delta(u_merged: float, u_single: float, u_base: float, se_gain: float | None = None) -> tuple[float | None, str]:
+def interference_delta(u_merged: float, u_single: float, u_base: float,
+                       se_gain: float | None = None) -> tuple[float | None, str]:
     """(delta, "ok"), or (None, "undefined_no_gain") where the gain is below twice its standard error `se_gain`."""
     gain = u_single - u_base
     if gain <= max(MIN_GAIN, 2 * (se_gain or 0.0)):
@@ -44,11 +45,11 @@ def ranking_key(deltas: dict[str, float | None]) -> tuple:
 def rank(systems: dict[str, dict[str, float | None]]) -> list[str]:
     """Names of systems, best first, by `ranking_key`; ties by name, so that the order is always the same.
 
-    A task that is undefined for one system is undefined for all (base and adapter decide it), but where a system lacks a
-    task, it is compared on the tasks that all of them have.
+    A task that is undefined for one system is undefined for all (base and adapter decide it); where a system lacks a
+    task, they are compared on the tasks that all of them have.
     """
-    shared = set.intersection(*({task for task, delta in deltas.items() if delta is not None} for deltas in systems.values())
-                              ) if systems else set()
+    defined = [{task for task, delta in deltas.items() if delta is not None} for deltas in systems.values()]
+    shared = set.intersection(*defined) if defined else set()
     keys = {name: ranking_key({task: deltas[task] for task in shared}) for name, deltas in systems.items()}
     return sorted(sorted(systems), key=lambda name: keys[name], reverse=True)
 

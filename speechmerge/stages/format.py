@@ -52,5 +52,6 @@ def line(statistics: dict) -> str:
     """One line of statistics."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in statistics["dropped"].items() if count)
     converted = ", ".join(f"{count} {what}" for what, count in statistics["converted"].items() if count)
-    return (f"{statistics['utterances']} utterances, {60 * statistics['hours']:.1f} min, {statistics['speakers']} speakers"
-            + (f"; dropped {dropped}" if dropped else "") + (f"; {converted}" if converted else ""))
+    counts = f"{statistics['utterances']} utterances, {60 * statistics['hours']:.1f} min"
+    notes = [f"{statistics['speakers']} speakers", f"dropped {dropped}" if dropped else "", converted]
+    return "; ".join(note for note in (counts, *notes) if note)

@@ -34,7 +34,7 @@ def run(args):
 
 
 def corpus_options(corpus, args) -> dict:
-    """The options that this corpus knows. Raises UsageError for a --param that it does not know or for a missing corpus folder."""
+    """The options that this corpus knows. Raises UsageError for an unknown --param or where --corpus-dir is needed."""
     import inspect
 
     from speechmerge.errors import UsageError
@@ -45,7 +45,8 @@ def corpus_options(corpus, args) -> dict:
     options = dict(args.param)
     for key in options:
         if key not in accepted and not takes_all:
-            raise UsageError(f"prepare: {args.corpus} has no --param {key!r}; {nearest(key, set(accepted) - {'output_dir'})}")
+            known = set(accepted) - {"output_dir"}
+            raise UsageError(f"prepare: {args.corpus} has no --param {key!r}; {nearest(key, known)}")
     if args.corpus_dir is not None:
         options["corpus_dir"] = args.corpus_dir
     elif "corpus_dir" in accepted and accepted["corpus_dir"].default is inspect.Parameter.empty:
@@ -58,14 +59,15 @@ def prepare_key(args, options: dict) -> str:
     from speechmerge import __version__
     from speechmerge.files import fingerprint
 
-    folder = Path(args.corpus_dir or "")
-    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file()) if args.corpus_dir else []
+    folder = Path(args.corpus_dir) if args.corpus_dir else None
+    found = [path for path in folder.rglob("*") if path.is_file()] if folder else []
+    files = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in found)
     return fingerprint({"corpus": args.corpus, "version": __version__, "files": files,
                         **{key: value for key, value in options.items() if key != "nj"}})
 
 
 def is_prepared(record: Path, key: str) -> bool:
-    """Done with the same options and corpus, and every data directory is still there (`format` may have changed them)."""
+    """Done with the same options and corpus, and every data directory is there (`format` may have changed them)."""
     from speechmerge.files import read_json
 
     if not record.is_file():

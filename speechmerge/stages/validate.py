@@ -6,7 +6,7 @@ HELP = "check data directories, tables and audio, or repair them"
 
 def add_arguments(parser):
     parser.add_argument("--data", nargs="+", action=CommaList, required=True, help="data directories")
-    parser.add_argument("--fix", type=boolean, default=False, help="repair what can be repaired; the old tables go to .backup")
+    parser.add_argument("--fix", type=boolean, default=False, help="repair what can be; old tables go to .backup")
     parser.add_argument("--audio", type=boolean, default=True, help="also decode the audio")
     parser.add_argument("--nj", type=int, default=2, help="audio files decoded at a time")
     parser.add_argument("--max-findings", type=int, default=50, help="print at most so many per directory")

@@ -3,7 +3,7 @@ from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError
 from speechmerge.metrics.wer import error_rates, rate
 from speechmerge.tasks import TASKS
-from speechmerge.tasks.base import Example, Task
+from speechmerge.tasks.base import Example, Task, single_example
 
 
 @TASKS.register("asr")
@@ -21,8 +21,8 @@ class ASR(Task):
         found = []
         for id, utterance in sorted(data.utterances.items()):
             if utterance.text is None:
-                raise SpeechMergeError(f"{data.path / 'text'}: no transcript for utterance {id}; the task asr needs a `text` file")
-            found.append(Example(id, (utterance.audio,), utterance.text, utterance.language, utterance.speaker, utterance.duration))
+                raise SpeechMergeError(f"{data.path / 'text'}: no transcript for utterance {id}; asr needs one")
+            found.append(single_example(utterance, utterance.text))
         return found
 
     def parse(self, text: str) -> str | None:
@@ -38,7 +38,8 @@ class ASR(Task):
             "n_unparsed": 0, "wer": result.wer, "cer": result.cer, "normaliser": self.normaliser,
             "words": int(result.words.sum()), "hits": hits, "substitutions": substitutions, "deletions": deletions,
             "insertions": insertions, "empty_references": int((result.words == 0).sum()),
-            "per_language": self.per_group(ids, result, languages), "per_speaker": self.per_group(ids, result, speakers),
+            "per_language": self.per_group(ids, result, languages),
+            "per_speaker": self.per_group(ids, result, speakers),
         }
 
     def rates(self, ids, refs, hyps):
@@ -51,7 +52,7 @@ class ASR(Task):
         for i, id in enumerate(ids):
             if (groups or {}).get(id) is not None:
                 rows.setdefault(groups[id], []).append(i)
-        return {group: rate(result.counts[members]) for group, members in sorted(rows.items()) if result.words[members].any()}
+        return {group: rate(result.counts[own]) for group, own in sorted(rows.items()) if result.words[own].any()}
 
     def parts(self, refs, hyps):
         result = self.rates(sorted(refs), refs, hyps)

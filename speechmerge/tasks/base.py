@@ -42,13 +42,15 @@ class Task:
         """How a generated hypothesis is read; None where it says nothing."""
         raise NotImplementedError
 
-    def score(self, refs: dict[str, str], hyps: dict[str, str], *, speakers=None, languages=None, scores=None, labels=None) -> dict:
-        """All metrics; the deciding one is `value`. Missing hypotheses count as errors (`n_missing`), unreadable ones too
-        (`n_unparsed`). speakers, languages: {id: name}; scores: {trial id: float}; labels: the closed label set.
+    def score(self, refs: dict[str, str], hyps: dict[str, str], *, speakers=None, languages=None, scores=None,
+              labels=None) -> dict:
+        """All metrics; the deciding one is `value`. Missing hypotheses count as errors (`n_missing`), unreadable ones
+        too (`n_unparsed`). speakers, languages: {id: name}; scores: {trial id: float}; labels: the closed label set.
         """
         raise NotImplementedError
 
-    def replicates(self, refs, hyps, *, speakers=None, scores=None, repetitions=bootstrap.REPETITIONS, seed=bootstrap.SEED):
+    def replicates(self, refs, hyps, *, speakers=None, scores=None, repetitions=bootstrap.REPETITIONS,
+                   seed=bootstrap.SEED):
         """(deciding metric on each resampled test set [repetitions], "speaker" | "utterance").
 
         Two systems scored on the same references get the same resampled sets, so their replicates are paired.
@@ -65,21 +67,23 @@ class Task:
     def resampled(refs, speakers, repetitions, seed):
         return bootstrap.resample([(speakers or {}).get(id) for id in sorted(refs)], repetitions, seed)
 
-    def audio_path(self, data: DataDir, id: str) -> str:
-        return data.utterances[id].audio
-
     def check_ids(self, refs, hyps):
         """The ids of both sides must belong together; missing hypotheses are allowed, unknown ones are not."""
         if not refs:
             raise SpeechMergeError(f"{self.name}: no references to score")
         unknown = sorted(hyps.keys() - refs.keys())
         if unknown:
-            raise SpeechMergeError(f"{self.name}: hypothesis {unknown[0]!r} is not in the references ({len(unknown)} such ids); "
-                                   "decode this data directory again")
+            raise SpeechMergeError(f"{self.name}: hypothesis {unknown[0]!r} is not in the references ({len(unknown)} "
+                                   "such ids); decode this data directory again")
+
+
+def single_example(utterance, target: str) -> Example:
+    """The example of one utterance."""
+    return Example(utterance.id, (utterance.audio,), target, utterance.language, utterance.speaker, utterance.duration)
 
 
 def canonical(text: str) -> str:
-    """How labels are compared: NFKC, case folded, `_`, `-` and punctuation as spaces. "Lights_On." equals "lights on"."""
+    """How labels are compared: NFKC, case folded, punctuation and `_` as spaces. "Lights_On." equals "lights on"."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     kept = "".join(" " if unicodedata.category(c)[0] in "PSZC" else c for c in folded)
     return re.sub(r"\s+", " ", kept).strip()
@@ -102,12 +106,12 @@ class LabelTask(Task):
         for id, utterance in sorted(data.utterances.items()):
             label = self.label_of(utterance)
             if label is None:
-                raise SpeechMergeError(f"{data.path / self.table}: no label for utterance {id}, expected one per utterance; "
-                                       f"is this a data directory for the task {self.name}?")
+                raise SpeechMergeError(f"{data.path / self.table}: no label for utterance {id}, expected one per "
+                                       f"utterance; is this a data directory for the task {self.name}?")
             if label not in known:
-                raise SpeechMergeError(f"{data.path / self.table}:{id}: label {label!r} is not in {data.path / 'labels'}; "
-                                       "add it there in all splits, or correct the table")
-            found.append(Example(id, (utterance.audio,), label, utterance.language, utterance.speaker, utterance.duration))
+                raise SpeechMergeError(f"{data.path / self.table}:{id}: label {label!r} is not in "
+                                       f"{data.path / 'labels'}; add it there in all splits, or correct the table")
+            found.append(single_example(utterance, label))
         return found
 
     def labels(self, data: DataDir) -> list[str]:
@@ -116,8 +120,8 @@ class LabelTask(Task):
         by_form = {}
         for label in labels:
             if by_form.setdefault(canonical(label), label) != label:
-                raise SpeechMergeError(f"{data.path / 'labels'}: {by_form[canonical(label)]!r} and {label!r} are the same label "
-                                       "once case and punctuation are ignored; rename one")
+                raise SpeechMergeError(f"{data.path / 'labels'}: {by_form[canonical(label)]!r} and {label!r} are the "
+                                       "same label once case and punctuation are ignored; rename one")
         return labels
 
     def parse(self, text: str) -> str | None:

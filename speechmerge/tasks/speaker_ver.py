@@ -1,4 +1,4 @@
-"""Speaker verification: do two utterances come from one speaker? Decided by the equal error rate of the trial scores."""
+"""Speaker verification: do two utterances come from one speaker? Decided by the equal error rate of trial scores."""
 import numpy as np
 
 from speechmerge.data.directory import DataDir
@@ -29,8 +29,8 @@ class SpeakerVerification(LabelTask):
         for trial in sorted(data.trials, key=lambda trial: trial.id):
             pair = (data.utterances[trial.enrol], data.utterances[trial.test])
             durations = [utterance.duration for utterance in pair]
-            found.append(Example(trial.id, (pair[0].audio, pair[1].audio), "yes" if trial.target else "no", pair[0].language,
-                                 pair[0].speaker, None if None in durations else sum(durations)))
+            found.append(Example(trial.id, (pair[0].audio, pair[1].audio), "yes" if trial.target else "no",
+                                 pair[0].language, pair[0].speaker, None if None in durations else sum(durations)))
         return found
 
     def labels(self, data: DataDir) -> list[str]:
@@ -45,7 +45,7 @@ class SpeakerVerification(LabelTask):
                 "min_dcf_0.05": min_dcf(values, targets, p_target=0.05), "n_target": int(targets.sum())}
 
     def trial_scores(self, refs, hyps, scores) -> tuple[np.ndarray, np.ndarray]:
-        """(score, is target) per trial in sorted id order. Answers score 1 or 0, missing or unreadable ones as wrong answers."""
+        """(score, is target) per trial, by id. Answers score 1 or 0, missing or unreadable ones as wrong answers."""
         ids = sorted(refs)
         targets = np.array([refs[id] == "yes" for id in ids])
         if scores is None:
