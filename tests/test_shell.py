@@ -257,6 +257,10 @@ def test_merge_stages(tmp_path):
     assert "TASK=asr,kws DATA=../a/data,../b/data" in baselines and "--systems base adapters --tasks TASK --data DATA" in baselines
     assert "--adapters is empty" in refused(run=script)
     assert "--data-dirs: found 3, expected 1 or 2" in refused("--adapters", "x", "--tasks", "a b", "--data-dirs", "1 2 3", run=script)
+    (script.parent / "conf/sweep").mkdir()
+    (script.parent / "conf/sweep/scale.yaml").write_text("")
+    assert any("merge-sweep --config conf/sweep/scale.yaml" in command for command in dry("--adapters", "x", "--tasks", "a b", run=script)[1])
+    assert "--sweeps read one data directory" in refused("--adapters", "x", "--tasks", "a b", "--data-dirs", "1 2", run=script)
     assert "a stage: 1-6 or collect" in refused("--stage", "7", run=script)
 
 

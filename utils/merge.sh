@@ -35,12 +35,10 @@ check_options() {
     count=${#task_list[@]}
     if ((${#adapter_list[@]} == 0)); then usage_error "--adapters is empty: name the folders of the adapters to merge"; fi
     if ((count == 0)); then usage_error "--tasks is empty: name at least one (a folder <data dir>/<task>/<split>)"; fi
-    if ((${#data_list[@]} == 1)); then
-        while ((${#data_list[@]} < count)); do data_list+=("${data_list[0]}"); done
-    fi
-    if ((${#data_list[@]} != count)); then usage_error "--data-dirs: found ${#data_list[@]}, expected 1 or $count, as many as --tasks"; fi
+    if ((${#data_list[@]} != 1 && ${#data_list[@]} != count)); then usage_error "--data-dirs: found ${#data_list[@]}, expected 1 or $count, as many as --tasks"; fi
     merges=$(config_names merge --merges "$merges") || exit
     sweeps=$(config_names sweep --sweeps "$sweeps") || exit
+    if [[ -n $sweeps && $data_dirs == *' '* ]]; then usage_error "--sweeps read one data directory, found --data-dirs $data_dirs"; fi
     device=$(chosen_device)
 }
 
@@ -50,14 +48,18 @@ do_collect() {
 
 # One job per task: decode_all baselines base adapters
 decode_all() {
-    local split words=()
+    local split data=${data_list[0]} words=() lists
+    lists=("TASK=$(join "${task_list[@]}")")
+    if [[ $data_dirs == *' '* ]]; then
+        lists+=("DATA=$(join "${data_list[@]}")")
+        data=DATA
+    fi
     add_configs decode
-    words+=(--model "$model" --systems "${@:2}" --tasks TASK --data DATA --exp-dir "$exp_dir" --device "$device" --force "$force")
+    words+=(--model "$model" --systems "${@:2}" --tasks TASK --data "$data" --exp-dir "$exp_dir" --device "$device" --force "$force")
     if [[ -n $task ]]; then words+=(--task "$task"); fi
     add_words "$decode_args"
     for split in "${split_list[@]}"; do
-        run_jobs "$decode_cmd" "TASK=$(join "${task_list[@]}")" "DATA=$(join "${data_list[@]}")" \
-            "$exp_dir/log/$1.$split.TASK.log" decode "${words[@]}" --split "$split"
+        run_jobs "$decode_cmd" "${lists[@]}" "$exp_dir/log/$1.$split.TASK.log" decode "${words[@]}" --split "$split"
     done
 }
 
@@ -66,12 +68,7 @@ do_baselines() { decode_all baselines base adapters; }
 do_merge() { merge_all "${adapter_list[@]}"; }
 
 do_coefficients() {
-    local name
-    for name in $sweeps; do
-        speechmerge merge-sweep --config "$(config sweep "$name")" --adapters "${adapter_list[@]}" --model "$model" \
-            --tasks "${task_list[@]}" --data "${data_list[0]}" --split "$dev_split" --exp-dir "$exp_dir" --device "$device" --force "$force"
-    done
-    if [[ -z $sweeps ]]; then skip "no --sweeps, nothing to do"; fi
+    if [[ -z $sweeps ]]; then skip "no --sweeps, nothing to do"; else sweep_all "${data_list[0]}" "${adapter_list[@]}"; fi
 }
 
 do_evaluate() {

@@ -26,6 +26,7 @@ option train_split word train "split to train on"
 option dev_split word dev "split to choose checkpoints and coefficients on"
 option splits words test "splits to decode and score"
 option merges words all "merges to make: names of conf/merge/*.yaml, here or at the top; all: those here"
+option sweeps words "" "searches of coefficients on the dev split: names of conf/sweep/*.yaml; part of stage merge"
 option systems words all "systems to decode: base, adapters, merges, or all"
 option routers words "" "routers to train: names of conf/route/*.yaml"
 option analyses words "" "analyses: names of conf/analyze/*.yaml"
@@ -46,6 +47,7 @@ check_options() {
     if ((${#split_list[@]} == 0)); then usage_error "--splits is empty: name at least one"; fi
     read -ra system_list <<<"$systems"
     merges=$(config_names merge --merges "$merges") || exit
+    sweeps=$(config_names sweep --sweeps "$sweeps") || exit
     routers=$(config_names route --routers "$routers") || exit
     analyses=$(config_names analyze --analyses "$analyses") || exit
     device=$(chosen_device)
@@ -103,7 +105,10 @@ do_train() {
     run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/train.TASK.log" train "${words[@]}"
 }
 
-do_merge() { merge_all "${adapter_list[@]}"; }
+do_merge() {
+    merge_all "${adapter_list[@]}"
+    if [[ -n $sweeps ]]; then sweep_all "$data_dir" "${adapter_list[@]}"; fi
+}
 
 do_route() {
     local name

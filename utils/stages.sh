@@ -85,6 +85,17 @@ merge_all() {
     run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/merge.MERGE.log" merge "${words[@]}"
 }
 
+# The searches that --sweeps names, one after the other: sweep_all data_dir adapter...; the best point becomes a merge.
+sweep_all() {
+    local name words=()
+    add_configs decode
+    words+=(--adapters "${@:2}" --eval-tasks "${task_list[@]}" --model "$model" --data "$1" --split "$dev_split")
+    words+=(--exp-dir "$exp_dir" --device "$device" --force "$force" --save-merged true)
+    for name in $sweeps; do
+        speechmerge merge-sweep --config "$(config sweep "$name")" "${words[@]}"
+    done
+}
+
 stage_failed() { # status
     if (($1 > 128)); then log "interrupted in stage $current ($current_name)"; fi
     if (($1 <= 128)); then log "stage $current ($current_name) failed with status $1, the reason stands above"; fi
