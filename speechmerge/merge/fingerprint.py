@@ -81,6 +81,18 @@ def _fingerprint_if_found(source: str) -> str | None:
     return model_fingerprint(source)
 
 
+def given_base(source, folder, known: Base, owner: str) -> Base:
+    """The base that someone named, with its fingerprint, after checking that `owner`, which knows `known`, belongs to it.
+
+    Where `owner` only has a name that cannot be looked up (a hub id, another machine's folder), whoever gives the base is
+    believed; shapes are still compared.
+    """
+    opened = Base(str(source), model_fingerprint(folder))
+    if known.fingerprint is None and known.source and known.source != opened.source and not _fingerprint_if_found(known.source):
+        return opened
+    return common_base([opened, known], [str(folder), owner])
+
+
 def common_base(bases, owners) -> Base:
     """The one base of all, with everything known about it. Raises SpeechMergeError naming two owners that disagree."""
     known = Base()

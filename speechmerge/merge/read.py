@@ -10,7 +10,7 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json, sha256_file
 from speechmerge.merge.checkpoint import Checkpoint, resolve_model_dir
-from speechmerge.merge.fingerprint import Base, common_base, model_fingerprint
+from speechmerge.merge.fingerprint import Base, given_base
 from speechmerge.merge.safetensors_file import FLOATS, read_header, read_tensor
 from speechmerge.merge.task_vector import TaskVector
 
@@ -29,8 +29,8 @@ def read(source, base=None, name=None) -> TaskVector:
             raise SpeechMergeError(f"adapter {source}: no such folder; `speechmerge list adapters` shows the registered ones")
         vector = _reader(folder)(folder, base)
     if base is not None:
-        given = Base(str(base), model_fingerprint(base))
-        vector = TaskVector(**{**vars(vector), "base": common_base([given, vector.base], ["--base", vector.label])})
+        known = given_base(base, resolve_model_dir(base), vector.base, vector.origin or vector.label)
+        vector = TaskVector(**{**vars(vector), "base": known})
     return TaskVector(**{**vars(vector), "details": {**vector.details, "name": name}}) if name else vector
 
 
@@ -80,7 +80,7 @@ def read_full(folder, base=None) -> TaskVector:
     _same_keys(tuned, start)
     names = [name for name, entry in tuned.entries.items() if entry.dtype in FLOATS]
     deltas = {name: difference(tuned.entries[name], start.entry(name)) for name in names}
-    known = common_base([Base(str(base), model_fingerprint(base)), about["base"]], ["--base", str(folder)])
+    known = given_base(base, start.folder, about["base"], str(folder))
     sha256 = hashlib.sha256("".join(sha256_file(path) for path in tuned.files).encode()).hexdigest()
     return TaskVector(deltas, known, about["task"], about["language"], str(folder), {"sha256": sha256})
 

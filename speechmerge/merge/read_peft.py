@@ -13,7 +13,7 @@ from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json, sha256_file
 from speechmerge.merge.checkpoint import Checkpoint
 from speechmerge.merge.delta import Deferred, LowRank
-from speechmerge.merge.fingerprint import Base, common_base, model_fingerprint
+from speechmerge.merge.fingerprint import Base, given_base
 from speechmerge.merge.read import base_folder, difference, our_notes
 from speechmerge.merge.safetensors_file import FLOATS, read_header, read_tensor
 from speechmerge.merge.task_vector import TaskVector
@@ -158,5 +158,4 @@ def _open_base(folder: Path, known: Base, given):
         found = base_folder(known, given)
     except SpeechMergeError as error:
         raise SpeechMergeError(f"{folder}: DoRA, fully saved modules and trained biases need the base's weights: {error}") from error
-    opened = Base(str(given or known.source), model_fingerprint(found))
-    return Checkpoint(found), common_base([known, opened], [str(folder), str(found)])
+    return Checkpoint(found), given_base(given or known.source, found, known, str(folder))

@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.files import atomic_dir, write_json
+from speechmerge.files import atomic_dir, lock, write_json
 from speechmerge.merge.checkpoint import Checkpoint
 from speechmerge.merge.delta import LowRank, one_thread, recompress
-from speechmerge.merge.fingerprint import Base, common_base, model_fingerprint
+from speechmerge.merge.fingerprint import Base, given_base
 from speechmerge.merge.read import base_folder
 from speechmerge.merge.safetensors_file import FLOATS, dtype_name, read_tensor, write_stream
 from speechmerge.merge.task_vector import TaskVector
@@ -29,15 +29,16 @@ def save(vector: TaskVector, folder, as_="lora", rank=None, base=None) -> dict:
     as_: "lora", "full" (needs the base's weights) or "delta". rank: largest rank of the adapter, its error is in the
     metadata. base: the base model's folder, where it is not known or should be named differently.
     """
-    folder = Path(folder)
-    check_target(folder)
     with atomic_dir(folder) as beside:
+        check_target(Path(folder))
         return write(vector, beside, as_, rank, base)
 
 
 def check_target(folder: Path):
     """A merge replaces an older merge, and never anything else."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / METADATA).is_file():
+    with lock(folder):  # another merge may be replacing it
+        foreign = folder.exists() and not (folder / METADATA).is_file() and (not folder.is_dir() or any(folder.iterdir()))
+    if foreign:
         raise SpeechMergeError(f"{folder}: exists and is no merge; choose another --output-dir")
 
 
@@ -49,8 +50,7 @@ def write(vector: TaskVector, folder: Path, as_="lora", rank=None, base=None) ->
         raise UsageError(f"rank: is for saving as lora, found save {as_!r}")
     known = vector.base
     if base is not None or as_ == "full":
-        start = base_folder(known, base)
-        known = common_base([Base(str(base or known.source), model_fingerprint(start)), known], [str(start), vector.label])
+        known = given_base(base or known.source, base_folder(known, base), known, vector.label)
     with one_thread():
         facts = WRITERS[as_](vector, Path(folder), known, rank)
     metadata = {"tag": vector.label, **vector.details, "task": vector.task, "language": vector.language, "base": vars(known),

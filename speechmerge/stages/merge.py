@@ -73,6 +73,7 @@ def find_adapters(words, exp_dir):
 def merged_folder(args, systems, values):
     """The folder that holds this merge: an earlier one, or one that is made now. Merges of the same adapters wait for
     each other, so that none is made twice."""
+    import shutil
     import time
     from pathlib import Path
 
@@ -97,6 +98,8 @@ def merged_folder(args, systems, values):
             return earlier[0]
         if args.output_dir:
             return make(args, systems, values, choices[0], key)
+        for stale in runs.glob(".run_*.part"):  # of a merge that was killed; nobody else writes here under this lock
+            shutil.rmtree(stale)
         folder = runs / time.strftime("run_%Y%m%d_%H%M%S")
         number = 2
         while folder.exists():
@@ -113,17 +116,17 @@ def make(args, systems, values, folder, key):
     import logging
 
     from speechmerge.done import mark_done
+    from speechmerge.files import atomic_dir
     from speechmerge.merge.run import merge
     from speechmerge.merge.save import check_target, write
-    from speechmerge.files import atomic_dir
 
     given = {parameter: value for parameter, value in values.items() if value is not None}
     merged = merge([system.path for _, system in systems], method=args.method, base=args.base, merge_mode=args.merge_mode,
                    names=[name for name, _ in systems], **given)
     for label, names in merged.details["left_out"].items():
         logging.warning("%s: %d parameters are not changed by all adapters and stay as in the base, such as %s", label, len(names), names[0])
-    check_target(folder)
     with atomic_dir(folder) as beside:
+        check_target(folder)
         write(merged, beside, args.save, args.rank, args.base)
         mark_done(beside, key, [path.name for path in beside.iterdir()])
     return folder
