@@ -101,7 +101,8 @@ class Whisper(SpeechModel):
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def target_ids(self, text: str) -> list[int]:
-        return self.text_ids(text) + [self.tokenizer.eos_token_id]
+        """With the leading space that Whisper was pre-trained with: without it the base's loss is half as high again."""
+        return self.text_ids(" " + text.strip()) + [self.tokenizer.eos_token_id]
 
     def fits(self, example, task):
         length = len(self.prefix(task, example.language)) + len(self.target_ids(example.target)) - 1
@@ -153,7 +154,7 @@ class Whisper(SpeechModel):
         prefix = batch["decoder_input_ids"].to(self.device)
         encoded = self.encode(batch)
         config = copy.deepcopy(self.core.generation_config)  # keeps the tokens that this model must not write
-        config.max_length, config.max_new_tokens = None, min(task.max_new_tokens, self.max_positions - prefix.shape[1])
+        config.max_length, config.max_new_tokens = min(prefix.shape[1] + task.max_new_tokens, self.max_positions), None
         config.num_beams, config.do_sample, config.use_cache = num_beams, False, True
         ids = GenerationMixin.generate(
             self.core, generation_config=config, encoder_outputs=encoded, decoder_input_ids=prefix,
