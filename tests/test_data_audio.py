@@ -65,9 +65,9 @@ def rate(path):
     soundfile.write(path, sine(22050), 22050)
 
 
-UNUSABLE = {missing: "no such audio file", empty: "empty (0 bytes)", truncated: "truncated, the last", cut_header: "cannot be decoded",
-            header_only: "the audio has no samples", text: "cannot be decoded", nan: "NaN or infinite sample at 0.050 s",
-            infinite: "NaN or infinite sample at 0.001 s"}
+UNUSABLE = {missing: "no such audio file", empty: "empty (0 bytes)", truncated: "truncated, the last",
+            cut_header: "cannot be decoded", header_only: "the audio has no samples", text: "cannot be decoded",
+            nan: "NaN or infinite sample at 0.050 s", infinite: "NaN or infinite sample at 0.001 s"}
 CONVERTIBLE = {stereo: "found 2 channels, expected mono", rate: "found 22050 Hz, expected 16000 Hz"}
 BAD = {**UNUSABLE, **CONVERTIBLE}
 

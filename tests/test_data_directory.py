@@ -45,7 +45,8 @@ def test_round_trip_keeps_everything(tmp_path):
 
 def test_rows_are_sorted_as_by_lc_all_c(tmp_path):
     write_table(tmp_path / "t", {"b": "1", "a-b": "2", "a": "3", "B": "4", "ü": "5"})
-    assert [line.split()[0] for line in (tmp_path / "t").read_text(encoding="utf-8").splitlines()] == ["B", "a", "a-b", "b", "ü"]
+    lines = (tmp_path / "t").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[0] for line in lines] == ["B", "a", "a-b", "b", "ü"]
     assert read_table(tmp_path / "t")[1] == []
 
 
@@ -75,28 +76,40 @@ def test_missing_directory_and_missing_wav_scp(data, tmp_path):
     assert "no wav.scp" in message(data)
 
 
-BAD_TABLES = {
-    "crlf": ("text", lambda raw: raw.replace(b"\n", b"\r\n"), "text:1:s0-000: CRLF", True),
+
+
+def swap(old: str | bytes, new: str | bytes):
+    """A change of a table's bytes."""
+    old, new = (text.encode() if isinstance(text, str) else text for text in (old, new))
+    return lambda raw: raw.replace(old, new)
+
+
+def reverse(raw):
+    return b"".join(sorted(raw.splitlines(True))[::-1])
+
+
+BAD_TABLES = {  # name: (table, change, what is said, can `fix` repair it)
+    "crlf": ("text", swap("\n", "\r\n"), "text:1:s0-000: CRLF", True),
     "bom": ("text", lambda raw: b"\xef\xbb\xbf" + raw, "text:1: the file begins with a byte order mark", True),
-    "not utf-8": ("text", lambda raw: raw.replace(b"s0-003 ", b"s0-003 perch\xe9 "), "text:2:s0-003: not UTF-8 (byte 0xe9", False),
-    "empty transcript": ("text", lambda raw: raw.replace(b"s0-003 yes", b"s0-003"), "text:2:s0-003: empty transcript", True),
-    "blank transcript": ("text", lambda raw: raw.replace(b"s0-003 yes", b"s0-003   "), "text:2:s0-003: empty transcript", True),
-    "empty line": ("text", lambda raw: raw.replace(b"s0-003", b"\ns0-003"), "text:2: empty line", True),
+    "not utf-8": ("text", swap("s0-003 ", b"s0-003 perch\xe9 "), "text:2:s0-003: not UTF-8 (byte 0xe9", False),
+    "empty transcript": ("text", swap("s0-003 yes", "s0-003"), "text:2:s0-003: empty transcript", True),
+    "blank transcript": ("text", swap("s0-003 yes", "s0-003   "), "text:2:s0-003: empty transcript", True),
+    "empty line": ("text", swap("s0-003", "\ns0-003"), "text:2: empty line", True),
     "leading space": ("text", lambda raw: b" " + raw, "text:1:", True),
-    "same line twice": ("wav.scp", lambda raw: raw.split(b"\n")[0] + b"\n" + raw, "wav.scp:2:s0-000: duplicate id", True),
-    "duplicate id": ("text", lambda raw: b"s0-000 other\n" + raw, "text:2:s0-000: duplicate id, first on line 1 with another", False),
-    "unsorted": ("utt2spk", lambda raw: b"".join(sorted(raw.splitlines(True))[::-1]), "utt2spk:2:s2-002: not sorted", True),
-    "one column": ("utt2spk", lambda raw: raw.replace(b"s0-003 s0", b"s0-003"), "utt2spk:2:s0-003: the second column is missing", True),
+    "same line twice": ("text", lambda raw: raw[:raw.index(b"\n") + 1] + raw, "text:2:s0-000: duplicate id", True),
+    "duplicate id": ("text", lambda raw: b"s0-000 other\n" + raw,
+                     "text:2:s0-000: duplicate id, first on line 1 with another value", False),
+    "unsorted": ("utt2spk", reverse, "utt2spk:2:s2-002: not sorted", True),
+    "one column": ("utt2spk", swap("s0-003 s0", "s0-003"), "utt2spk:2:s0-003: the second column is missing", True),
     "id missing": ("text", lambda raw: raw[raw.index(b"\n") + 1:], "wav.scp:1:s0-000: 1 id(s) not in text", True),
     "id too many": ("text", lambda raw: raw + b"zz no\n", "text:7:zz: 1 id(s) not in wav.scp", True),
-    "spk2utt": ("spk2utt", lambda raw: raw.replace(b" s0-003", b""), "spk2utt:1:s0: does not agree with utt2spk", True),
-    "pipe": ("wav.scp", lambda raw: raw.replace(b"s0-003 ", b"s0-003 sox x.mp3 -t wav - | #").replace(b".wav\ns1", b"|\ns1"),
-             "wav.scp:2:s0-003: command pipe", False),
-    "zero-width space": ("text", lambda raw: raw.replace(b"s0-003 yes", "s0-003 y\u200bes".encode()), "text:2:s0-003: invisible", True),
-    "no-break space": ("text", lambda raw: raw.replace(b"s0-003 yes", "s0-003 oh\u00a0yes".encode()), "U+00A0", True),
-    "duration": ("utt2dur", lambda raw: raw.replace(b"s0-003 ", b"s0-003 x"), "utt2dur:2:s0-003: found 'x", True),
-    "unknown label": ("utt2keyword", lambda raw: raw.replace(b"s0-003 yes", b"s0-003 jes"), "label 'jes' is not in", False),
-    "slash in id": ("text", lambda raw: raw.replace(b"s0-003", b"s0/003"), "text:2:s0/003: the id contains '/'", False),
+    "spk2utt": ("spk2utt", swap(" s0-003", ""), "spk2utt:1:s0: does not agree with utt2spk", True),
+    "pipe": ("wav.scp", swap("003.wav\n", "003.wav cat |\n"), "wav.scp:2:s0-003: command pipe", False),
+    "zero-width space": ("text", swap("s0-003 yes", "s0-003 y\u200bes"), "text:2:s0-003: invisible", True),
+    "no-break space": ("text", swap("s0-003 yes", "s0-003 oh\u00a0yes"), "U+00A0", True),
+    "duration": ("utt2dur", swap("s0-003 ", "s0-003 x"), "utt2dur:2:s0-003: found 'x", True),
+    "unknown label": ("utt2keyword", swap("s0-003 yes", "s0-003 jes"), "label 'jes' is not in", False),
+    "slash in id": ("text", swap("s0-003", "s0/003"), "text:2:s0/003: the id contains '/'", False),
     "empty file": ("wav.scp", lambda raw: b"", "wav.scp: no utterances", False),
 }
 

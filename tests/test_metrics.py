@@ -11,7 +11,8 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.metrics.bootstrap import interval, ratio_replicates, resample, standard_error
 from speechmerge.metrics.classification import UNPARSED, classification_scores
 from speechmerge.metrics.eer import equal_error_rate, min_dcf
-from speechmerge.metrics.interference import NO_GAIN, interference_delta, log_ratio, oriented, rank, ranking_key, summary
+from speechmerge.metrics.interference import (NO_GAIN, interference_delta, log_ratio, oriented, rank, ranking_key,
+                                              summary)
 from speechmerge.metrics.wer import basic, english, error_rates
 
 HINDI = "हिन्दी में किताबें पढ़ना अच्छा है"
@@ -201,8 +202,9 @@ def test_intervals_cover_the_truth():
 
 def test_speakers_that_differ_widen_the_interval():
     right = np.repeat(np.arange(20) % 2, 20)  # each speaker all right or all wrong
-    by_speaker = standard_error(ratio_replicates(right, np.ones(400), resample([i // 20 for i in range(400)], 2000, 0)[0]))
-    by_utterance = standard_error(ratio_replicates(right, np.ones(400), resample([None] * 400, 2000, 0)[0]))
+    by_speaker, by_utterance = (
+        standard_error(ratio_replicates(right, np.ones(400), resample(groups, 2000, seed=0)[0]))
+        for groups in ([i // 20 for i in range(400)], [None] * 400))
     assert by_speaker == pytest.approx(np.sqrt(0.25 / 20), rel=0.1) and by_utterance == pytest.approx(0.025, rel=0.1)
 
 
@@ -218,7 +220,8 @@ def test_pairing_removes_what_two_systems_share():
 
 # --- interference_delta
 
-@pytest.mark.parametrize("base, single, merged, expected", [(84.16, 40, 50, -0.2264), (143.4, 60, 90, -0.3597), (84.16, 40, 100, -1.3587)])
+@pytest.mark.parametrize("base, single, merged, expected", [
+    (84.16, 40, 50, -0.2264), (143.4, 60, 90, -0.3597), (84.16, 40, 100, -1.3587)])
 def test_golden_interference_deltas_of_word_error_rates(base, single, merged, expected):
     u = [oriented(value, higher_is_better=False) for value in (merged, single, base)]
     assert interference_delta(*u) == (pytest.approx(expected, abs=5e-5), "ok")
@@ -261,5 +264,6 @@ def test_ranking_compares_on_shared_tasks():
 
 
 def test_summary_counts_harmed_tasks():
-    assert summary({"a": -1.2, "b": 0.2, "c": None}) == {"min": -1.2, "mean": pytest.approx(-0.5), "harmed": 1, "defined": 2}
+    assert summary({"a": -1.2, "b": 0.2, "c": None}) == {"min": -1.2, "mean": pytest.approx(-0.5), "harmed": 1,
+                                                         "defined": 2}
     assert summary({"c": None}) == {"min": None, "mean": None, "harmed": 0, "defined": 0}

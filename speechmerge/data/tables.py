@@ -104,7 +104,7 @@ def row_problems(path: Path, line: str, id: str, value: str) -> list[tuple[str, 
     if line[0] in " \t":
         problems.append(("the line begins with white space, expected an id", repair))
     if "/" in id:
-        problems.append(("the id contains '/', which cannot be part of a file name", "rename the utterance in all tables"))
+        problems.append(("the id contains '/', which file names cannot", "rename the utterance in all tables"))
     if hidden := sorted({f"U+{ord(c):04X}" for c in invisible_characters(line)}):
         problems.append(("invisible character " + ", ".join(hidden), repair))
     if not value:

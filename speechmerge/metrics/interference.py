@@ -4,7 +4,7 @@
     interference_delta = (u_merged - u_single) / (u_single - u_base)
 
 0 keeps the whole gain of the single-task adapter, -1 is no better than the base, above 0 is synergy. Percent or
-fraction makes no difference. Undefined where the single adapter gains no more than noise: the denominator would be noise.
+fraction makes no difference. Undefined where the single adapter gains no more than noise, which would be divided by.
 """
 import math
 

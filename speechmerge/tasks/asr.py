@@ -8,6 +8,8 @@ from speechmerge.tasks.base import Example, Task, single_example
 
 @TASKS.register("asr")
 class ASR(Task):
+    """Speech recognition: the transcript; corpus-level WER decides."""
+
     name = "asr"
     kind = "transcription"
     metric = "wer"

@@ -5,6 +5,8 @@ from speechmerge.tasks.base import LabelTask
 
 @TASKS.register("emotion")
 class Emotion(LabelTask):
+    """Emotion recognition from the voice; accuracy decides."""
+
     name = "emotion"
     table = "utt2emotion"
     prompt = "What is the emotion of the speaker?"

@@ -5,6 +5,8 @@ from speechmerge.tasks.base import LabelTask
 
 @TASKS.register("intent")
 class Intent(LabelTask):
+    """Intent classification: what the speaker wants done; accuracy decides."""
+
     name = "intent"
     table = "utt2intent"
     prompt = "What is the intent of the speaker?"

@@ -5,6 +5,8 @@ from speechmerge.tasks.base import LabelTask
 
 @TASKS.register("kws")
 class KeywordSpotting(LabelTask):
+    """Keyword spotting: which word of a closed list was spoken; accuracy decides."""
+
     name = "kws"
     table = "utt2keyword"
     prompt = "Which keyword is spoken?"

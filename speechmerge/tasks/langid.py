@@ -5,6 +5,8 @@ from speechmerge.tasks.base import LabelTask
 
 @TASKS.register("langid")
 class LanguageId(LabelTask):
+    """Language identification; accuracy decides."""
+
     name = "langid"
     table = "utt2lang"
     uses_language = False

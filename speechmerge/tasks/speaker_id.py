@@ -5,6 +5,8 @@ from speechmerge.tasks.base import LabelTask
 
 @TASKS.register("speaker_id")
 class SpeakerId(LabelTask):
+    """Speaker identification over a closed set of speakers; accuracy decides."""
+
     name = "speaker_id"
     table = "utt2spk"
     uses_language = False

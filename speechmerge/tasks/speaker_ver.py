@@ -13,6 +13,8 @@ OPPOSITE = {"yes": "no", "no": "yes"}
 
 @TASKS.register("speaker_ver")
 class SpeakerVerification(LabelTask):
+    """Speaker verification of pairs of utterances; the equal error rate decides."""
+
     name = "speaker_ver"
     kind = "verification"
     metric = "eer"
