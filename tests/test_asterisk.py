@@ -195,13 +195,13 @@ def download(tmp_path, *arguments, tools=()):
     for name, script in tools:
         (bin / name).write_text("#!/bin/bash\n" + script)
         (bin / name).chmod(0o755)
-    return subprocess.run([DOWNLOAD, *arguments], cwd=tmp_path, env={"PATH": str(bin)}, capture_output=True, text=True,
-                          timeout=60)
+    return subprocess.run([DOWNLOAD, "--model", "false", *arguments], cwd=tmp_path, env={"PATH": str(bin)},
+                          capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("arguments, message", [
     (["--langs", "it"], "unexpected '--langs'"), (["--languages"], "needs a value"),
-    (["--languages", "de"], "there are en es"), (["it"], "unexpected 'it'")])
+    (["--languages", "de"], "there are en es"), (["a", "b"], "unexpected 'b'"), (["--model", "yes"], "true or false")])
 def test_download_wrong_usage(tmp_path, arguments, message):
     result = download(tmp_path, *arguments)
     assert result.returncode == 2 and message in result.stderr and not (tmp_path / "downloads").exists()
@@ -211,7 +211,8 @@ def test_download_without_any_source_says_what_to_do(tmp_path):
     result = download(tmp_path, "--languages", "it")
     assert result.returncode == 1
     assert "apt-get update" in result.stderr and "asterisk-core-sounds-it-g722-current.tar.gz" in result.stderr
-    assert not list((tmp_path / "downloads/asterisk").glob(".it*"))
+    assert not (tmp_path / "downloads/asterisk").exists()  # only what is whole has the name
+    assert not list((tmp_path / "downloads/asterisk.part").glob(".it*"))
 
 
 def test_download_from_debian_and_resumed(tmp_path, template):

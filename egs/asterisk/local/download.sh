@@ -1,25 +1,32 @@
 #!/usr/bin/env bash
-# Asterisk's core sounds (G.722) with their transcripts, about 11 MB a language, in the layout of Asterisk's tarballs.
-#   local/download.sh [--languages "en es fr it ru"] [--to downloads/asterisk]
-# With `apt-get` (Debian, Ubuntu): the distribution's packages, unpacked without root. Otherwise Asterisk's own tarballs.
-# What is complete is kept, so the same command goes on after an interruption. A folder per language, made whole at the end.
+# The corpus and the model of this recipe; stage 1 runs it.
+#   local/download.sh [folder, default downloads/asterisk] [--languages "en es fr it ru"] [--model true|false]
+# Asterisk's core sounds (G.722) with their transcripts, about 11 MB a language, in the layout of Asterisk's tarballs. With
+# apt-get (Debian, Ubuntu): the distribution's packages, unpacked without root. Otherwise Asterisk's own tarballs.
+# What is complete is kept, so the same command goes on after an interruption; the folder has its name when all is there.
 set -euo pipefail
 languages="en es fr it ru"
-to=downloads/asterisk
+folder=""
+model=true
 site=https://downloads.asterisk.org/pub/telephony/sounds
 
 fail() { echo "download.sh: $1" >&2; exit "${2:-1}"; }
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --languages | --to) [ $# -ge 2 ] || fail "$1 needs a value" 2; declare "${1#--}=$2"; shift 2 ;;
-    --help | -h) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
-    *) fail "unexpected '$1'; usage: local/download.sh [--languages \"it en\"] [--to folder]" 2 ;;
+    --languages | --model) [ $# -ge 2 ] || fail "$1 needs a value" 2; declare "${1#--}=$2"; shift 2 ;;
+    --help | -h) sed -n '2,6s/^# *//p' "$0"; exit 0 ;;
+    -*) fail "unexpected '$1'; usage: local/download.sh [folder] [--languages \"it en\"] [--model false]" 2 ;;
+    *) [ -z "$folder" ] || fail "unexpected '$1' after the folder $folder" 2; folder=$1; shift ;;
   esac
 done
 for lang in $languages; do
   case $lang in en | es | fr | it | ru) ;; *) fail "no core sounds in '$lang'; there are en es fr it ru" 2 ;; esac
 done
+case $model in true | false) ;; *) fail "--model: expected true or false, found '$model'" 2 ;; esac
+folder=${folder:-downloads/asterisk}
+to=$folder
+[ -e "$folder" ] || to=$folder.part
 
 from_debian() { # language, folder to fill
   local lang=$1 unpacked=$2 name
@@ -54,10 +61,12 @@ for lang in $languages; do
     origin=$site
   else
     fail "cannot fetch $lang. On Debian or Ubuntu run 'apt-get update' and this again; elsewhere unpack \
-asterisk-core-sounds-$lang-g722-current.tar.gz from $site into $to/$lang"
+asterisk-core-sounds-$lang-g722-current.tar.gz from $site into $to/$lang and run this again"
   fi
   [ -f "$unpacked/core-sounds-$lang.txt" ] || fail "$origin: no core-sounds-$lang.txt inside; another release than 1.6?"
   rm -rf "${to:?}/$lang"
   mv "$unpacked" "$to/$lang"
-  echo "$to/$lang: $(find "$to/$lang" -name '*.g722' | wc -l) prompts from $origin"
+  echo "$folder/$lang: $(find "$to/$lang" -name '*.g722' | wc -l) prompts from $origin"
 done
+if [ "$model" = true ]; then "$(dirname "$0")/model.sh" "$(dirname "$folder")/models/whisper-base"; fi
+[ "$to" = "$folder" ] || mv "$to" "$folder"
