@@ -15,6 +15,7 @@ from speechmerge.cli import main
 from speechmerge.files import read_json, write_json
 from speechmerge.report import colours
 from speechmerge.report.examples import align, group_of, pick
+from speechmerge.report.origin import shorten
 from speechmerge.report.summaries import choose_merge, merge_summaries, scale_curves, summarize
 from speechmerge.report.tables import read_results
 from speechmerge.report.tradeoffs import pareto
@@ -195,7 +196,7 @@ def test_merges_are_ranked_by_their_worst_task(made):
 def test_scale_curve(made):
     curves = scale_curves(read_results(made[0] / "exp", "test"), "generation")
     assert {title: [scale for scale, _ in points] for title, points in curves.items()} == {
-        "task_arithmetic": [0.4, 0.7, 1.0]
+        "scale of task_arithmetic": [0.4, 0.7, 1.0]
     }
 
 
@@ -374,3 +375,23 @@ def test_short_names():
     assert short_names(twins) == {"a": "a", "b": "b"}
     assert short_names([{"name": "ties", "kind": "adapter"}, merged("m", "ties")])["m"] == "m"
     assert short_names([merged("uniform", "uniform")]) == {"uniform": "uniform"}
+
+
+def test_long_tables_of_records_stay_in_their_file():
+    record = {"error": {"norm": 1.0, "relative": {str(i): i for i in range(100)}}, "tasks": ["a", "b"]}
+    assert shorten(record) == {"error": {"norm": 1.0, "relative": "(100 entries, see the file)"}, "tasks": ["a", "b"]}
+
+
+def test_a_task_scored_on_several_data_directories(tmp_path, monkeypatch):
+    """Languages: sets that are not named as the task; the record says which task they are and where their data is."""
+    root = write_fake_exp(tmp_path, utterances=6, splits=("test",))
+    for path in (root / "exp/decode/test").glob("*/asr"):
+        score = read_json(path / "score.json")
+        write_json(path / "score.json", {**score, "set": "italian"})
+        path.rename(path.parent / "italian")
+    text = (root / "exp/scores_test.json").read_text()
+    (root / "exp/scores_test.json").write_text(text.replace('"asr"', '"italian"'))
+    assert report(root, monkeypatch) == 0
+    page = Page((root / "exp/report/index.html").read_text())
+    assert "italian" in page.text and len(page.all("audio")) > 0
+    assert (root / "exp/report/bars_italian.png").is_file()

@@ -1,4 +1,5 @@
 """What the numbers say: the best merge and what it costs, scoring against writing, the scale, the adapters."""
+from collections import defaultdict
 from dataclasses import dataclass
 
 from speechmerge.report.summaries import Summary, choose_merge, merge_summaries, scale_curves, summarize
@@ -67,17 +68,21 @@ def best_scale(results: Results, dev: Results | None) -> Finding | None:
     source = dev or results
     best, _ = max(scale_curves(source, "generation").get(title, points), key=lambda point: point[1].kept)
     kept = "; ".join(f"{scale:g} keeps {percent(summary.kept)}" for scale, summary in points)
-    return Finding(f"{best:g}", f"is the best scale of {title}", f"By the mean kept share on {source.split}. "
+    return Finding(f"{best:g}", f"is the best {title}", f"By the mean kept share on {source.split}. "
                    f"On {results.split}: {kept}.")
 
 
 def adapters(results: Results) -> Finding | None:
     """How many single adapters gain enough for interference_delta to be defined."""
     found = [summarize(results, system, "generation") for system in results.of_kind("adapter")]
-    undefined = [f"{task} ({reason})" for summary in found for task, reason in summary.undefined.items()]
-    gained = sum(len(summary.deltas) for summary in found)
-    if not gained and not undefined:
+    gained, undefined, lost = sum(len(summary.deltas) for summary in found), defaultdict(list), 0
+    for summary in found:
+        lost += len(summary.undefined)
+        for task, reason in summary.undefined.items():
+            undefined[reason].append(task)
+    if not gained + lost:
         return None
-    where = f"Undefined: {'; '.join(undefined)}." if undefined else "It is on all tasks."
-    return Finding(f"{gained} of {gained + len(undefined)}", "single adapters beat the base beyond noise",
+    where = "; ".join(f"{', '.join(tasks)} ({reason})" for reason, tasks in undefined.items())
+    where = f"Undefined: {where}." if lost else "It is on all tasks."
+    return Finding(f"{gained} of {gained + lost}", "single adapters beat the base beyond noise",
                    f"Only there is interference_delta defined. {where}")

@@ -21,7 +21,16 @@ class Step:
     record: dict
 
     def pretty(self) -> str:
-        return json.dumps(self.record, indent=1, ensure_ascii=False, sort_keys=True)
+        return json.dumps(shorten(self.record), indent=1, ensure_ascii=False, sort_keys=True)
+
+
+def shorten(value, most: int = 30):
+    """A record without its long tables, such as one number per tensor; these stay in the file it was read from."""
+    if isinstance(value, (dict, list)) and len(value) > most:
+        return f"({len(value)} entries, see the file)"
+    if isinstance(value, dict):
+        return {key: shorten(item) for key, item in value.items()}
+    return [shorten(item) for item in value] if isinstance(value, list) else value
 
 
 def steps(results: Results) -> list[Step]:

@@ -10,7 +10,7 @@ from speechmerge.metrics.interference import HARMED_BELOW
 from speechmerge.report.tables import Results, System
 from speechmerge.report.wording import all_parameters
 
-SCALES = ("scale", "lambda")
+SCALES = ("scale", "lambda")  # lambda: the scale of TIES, the mix of two weighted adapters
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def choose_merge(results: Results, dev: Results | None) -> Summary | None:
 
 
 def scale_curves(results: Results, reading: str) -> dict[str, list[tuple[float, Summary]]]:
-    """Merges that differ only in their scale: title -> [(scale, summary)] by rising scale, at least two points."""
+    """Merges that differ only in `scale` or `lambda`: title -> [(its value, summary)], rising, at least two points."""
     curves: dict[tuple, list[tuple[float, Summary]]] = {}
     for summary in merge_summaries(results, reading):
         system = summary.system
@@ -82,8 +82,8 @@ def scale_curves(results: Results, reading: str) -> dict[str, list[tuple[float, 
             continue
         rest = all_parameters({name: value for name, value in system.params.items() if name != key})
         point = (float(system.params[key]), summary)
-        curves.setdefault((system.method or "merge", rest, system.tasks), []).append(point)
+        curves.setdefault((f"{key} of {system.method}", rest, system.tasks), []).append(point)
     found = {key: sorted(points, key=lambda point: point[0]) for key, points in curves.items() if len(points) > 1}
-    methods = [method for method, _, _ in found]
-    return {method if methods.count(method) == 1 else f"{method} ({rest}) of {'+'.join(tasks)}": points
-            for (method, rest, tasks), points in found.items()}
+    titles = [title for title, _, _ in found]
+    return {title if titles.count(title) == 1 else f"{title} ({rest}; {'+'.join(tasks)})": points
+            for (title, rest, tasks), points in found.items()}

@@ -70,7 +70,7 @@ def scales(results: Results) -> Plot | None:
         axes.plot(at, [position(s)[0] for _, s in points], label=title, zorder=3, **curve_style(place))
         axes.plot(at, [position(s)[1] for _, s in points], linestyle="--", zorder=3, **curve_style(place))
     axes.axhline(0, color=colours.BASE, linewidth=1)
-    axes.set_xlabel("scale", fontsize=9)
+    axes.set_xlabel("scale or lambda", fontsize=9)
     axes.set_ylabel("share of the gain kept, %", fontsize=9)
     axes.legend(fontsize=8, frameon=False)
     alt = f"Line chart of the kept share by scale. {'; '.join(alt)}."
