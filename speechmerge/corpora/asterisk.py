@@ -46,7 +46,7 @@ class Asterisk:
     languages = tuple(VOICES)
 
     def prepare(self, output_dir, corpus_dir, languages=None, seed=0, min_seconds=0.2, max_seconds=30.0):
-        """Write the data directories <lang>/{train,dev,test} of each language (default: all five) and return their paths.
+        """Write the data directories <lang>/{train,dev,test} of these languages (default: all) and return their paths.
 
         Raises SpeechMergeError for a missing or incomplete corpus, UsageError for an unknown language.
         """
@@ -54,9 +54,10 @@ class Asterisk:
         for language in languages:
             if language not in VOICES:
                 raise UsageError(f"asterisk: language {language!r}; there are {', '.join(VOICES)}")
-        return [directory for language in languages
-                for directory in prepare_language(Path(output_dir) / language, Path(corpus_dir) / language, language, seed,
-                                                  limits=(min_seconds, max_seconds))]
+        limits, made = (min_seconds, max_seconds), []
+        for language in languages:
+            made += prepare_language(Path(output_dir) / language, Path(corpus_dir) / language, language, seed, limits)
+        return made
 
 
 def prepare_language(output: Path, folder: Path, language: str, seed: int, limits) -> list[Path]:
