@@ -385,10 +385,11 @@ def test_long_tables_of_records_stay_in_their_file():
 def test_a_task_scored_on_several_data_directories(tmp_path, monkeypatch):
     """Languages: sets that are not named as the task; the record says which task they are and where their data is."""
     root = write_fake_exp(tmp_path, utterances=6, splits=("test",))
-    for path in (root / "exp/decode/test").glob("*/asr"):
+    for path in sorted((root / "exp/decode/test").glob("*/asr")):
         score = read_json(path / "score.json")
         write_json(path / "score.json", {**score, "set": "italian"})
         path.rename(path.parent / "italian")
+    (root / "exp/decode/test/asr").rename(root / "exp/decode/test/italian")  # the adapter is named after its set, too
     text = (root / "exp/scores_test.json").read_text()
     (root / "exp/scores_test.json").write_text(text.replace('"asr"', '"italian"'))
     assert report(root, monkeypatch) == 0
