@@ -81,6 +81,9 @@ class Decoder:
         self.set_name, self.output_dir = set_name or task.name, output_dir
         self.examples, self.labels = task.examples(data), task.labels(data)
         self.cache, self._data_print = FeatureCache(), data.fingerprint()
+        if long := [example.id for example in self.examples if model.seconds(example) > model.full_seconds]:
+            log.warning("%s: %d utterances, such as %s, are longer than the %g s that this model hears; the rest of them is cut",
+                        data.path, len(long), long[0], model.full_seconds)
 
     def folder(self, system: System) -> Path:
         return Path(self.output_dir or self.exp_dir / "decode" / self.split / system.name / self.set_name)

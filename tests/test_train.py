@@ -243,3 +243,19 @@ def test_missing_audio_names_the_utterance(base, tmp_path):
     (folder / "wav" / "s0-003.wav").write_bytes(b"")
     with pytest.raises(SpeechMergeError, match="s0-003"):
         run(base, data, tmp_path, epochs=1)
+
+
+def test_full_disk_is_said_and_the_same_command_goes_on(base, data, tmp_path, monkeypatch):
+    def full(self, folder):
+        if self.state.global_step == 4:
+            raise OSError(28, "No space left on device")
+
+    original = train_trainer.TaskTrainer._save_rng_state
+    monkeypatch.setattr(train_trainer.TaskTrainer, "_save_rng_state", lambda self, folder: full(self, folder) or original(self, folder))
+    with pytest.raises(SpeechMergeError, match="checkpoint-4: no space left"):
+        run(base, data, tmp_path / "full", epochs=3)
+    monkeypatch.undo()
+    folders = [run(base, data, tmp_path / name, epochs=3)[1] for name in ("full", "plain")]
+    assert "going on from step 2" in (folders[0] / "train.log").read_text()
+    one, two = ((folder / "adapter_model.safetensors").read_bytes() for folder in folders)
+    assert one == two

@@ -65,6 +65,7 @@ class SpeechModel:
 
     family: str
     pair_silence = 0.0  # seconds between the two utterances of a pair
+    full_seconds = float("inf")  # what is longer is cut
 
     def __init__(self, module, tokenizer, feature_extractor, source: str, path: Path, context: Context):
         self.module, self.tokenizer, self.feature_extractor = module, tokenizer, feature_extractor
@@ -222,6 +223,8 @@ def pick_device(device: str):
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device!r}: this machine (or this build of torch) has no NVIDIA GPU; use --device cpu")
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)
     return chosen
 
 

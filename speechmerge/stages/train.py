@@ -61,6 +61,7 @@ def add_choice_arguments(group):
 
 def run(args):
     from dataclasses import fields
+    from importlib.util import find_spec
     from pathlib import Path
 
     from speechmerge.data.directory import DataDir
@@ -72,6 +73,8 @@ def run(args):
     for name in args.report_to:
         if name not in REPORTS:
             raise UsageError(f"--report-to: found {name!r}, expected {' or '.join(REPORTS)}")
+        if not find_spec(name):
+            raise UsageError(f"--report-to {name}: not installed; run `pip install {name}`")
     chosen = {field.name: getattr(args, field.name) for field in fields(TrainOptions)}
     options = TrainOptions(**{**chosen, "targets": tuple(args.targets)})
     task, name = get_task(args.task), args.name or args.task

@@ -1,4 +1,6 @@
 """transformers' Trainer for speech tasks: the dev set is decoded and scored, and that number chooses the checkpoint."""
+import contextlib
+import errno
 import logging
 import resource
 import sys
@@ -6,13 +8,15 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from speechmerge.data.batching import BucketBatchSampler, FeatureCache
 from speechmerge.decode import Options, answer_scores, hypotheses
+from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json, write_json
 from speechmerge.models.base import Item, SpeechModel
 from speechmerge.train.options import TrainOptions
@@ -52,6 +56,8 @@ class TaskTrainer(Trainer):
         if "tensorboard" in reports:
             self.add_callback(tensorboard(folder.parent / "tensorboard"))
         self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(Progress)
         self.seen_utterances, self.seen_seconds, self.evaluating = 0, 0.0, 0.0
         self.mark = (time.monotonic(), 0, 0.0, 0.0)
 
@@ -115,12 +121,27 @@ class TaskTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         """A checkpoint counts once its COMPLETE file is there; only then are older ones deleted (the best and the last stay)."""
-        super()._save_checkpoint(model, trial)
-        (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with disk_errors(folder):
+            super()._save_checkpoint(model, trial)
+            (folder / COMPLETE).touch()
         rotate_checkpoints(self.args.output_dir, 1, self.state.best_model_checkpoint)
 
     def _save(self, output_dir=None, state_dict=None):
         save_weights(self.speech, output_dir or self.args.output_dir)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path):
+    """A full disk in one sentence; torch and safetensors report it as errors of their own."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not any(words in str(error) for words in ("No space left", "os error 28", "PytorchStreamWriter failed")):
+            raise
+        raise SpeechMergeError(f"{folder}: no space left on the device; free some and run the same command again, training goes on "
+                               "from the last whole checkpoint") from error
 
 
 def save_weights(speech: SpeechModel, folder):
@@ -175,6 +196,13 @@ class LogLines(TrainerCallback):
                      logs["audio_seconds_per_second"], logs["memory_gb"])
 
 
+class Progress(ProgressCallback):
+    """The bar alone: the numbers are in the log lines."""
+
+    def on_log(self, args, state, control, **kwargs):
+        return control
+
+
 def tensorboard(folder: Path):
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
@@ -193,7 +221,7 @@ def memory_gb() -> float:
 def arguments(speech: SpeechModel, options: TrainOptions, folder: Path, has_dev: bool, reports=()) -> TrainingArguments:
     strategy = "steps" if options.eval_steps else "epoch"
     every = options.eval_steps or None
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=options.batch_size, gradient_accumulation_steps=options.accumulation,
         num_train_epochs=options.epochs, max_steps=options.max_steps, learning_rate=options.learning_rate,
         lr_scheduler_type=options.decay if options.decay != "constant" else "constant_with_warmup", warmup_steps=options.warmup,
@@ -205,3 +233,6 @@ def arguments(speech: SpeechModel, options: TrainOptions, folder: Path, has_dev:
         dataloader_pin_memory=speech.device.type == "cuda", use_cpu=speech.device.type == "cpu", remove_unused_columns=False,
         label_names=["labels"], save_total_limit=None, optim="adamw_torch",
     )
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # the Trainer would split batches over all visible GPUs by itself
+    return made
