@@ -32,7 +32,8 @@ def corpus(tmp_path_factory):
 
 
 def digests(path: Path) -> dict[str, str]:
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.rglob("*.wav"))}
+    files = sorted(path.rglob("*.wav"))
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def test_every_split_of_every_task_is_a_valid_data_directory(corpus):
@@ -63,8 +64,8 @@ def test_same_seed_same_bytes_with_any_number_of_processes(corpus, tmp_path):
 
 def test_other_seed_other_speech(corpus, tmp_path):
     prepare(tmp_path / "data", tasks=["asr"], seed=4)
-    texts = [[u.text for u in DataDir.read(path / "asr/train").utterances.values()] for path in (corpus, tmp_path / "data")]
-    assert texts[0] != texts[1]
+    first, second = (DataDir.read(path / "asr/train").utterances for path in (corpus, tmp_path / "data"))
+    assert [u.text for u in first.values()] != [u.text for u in second.values()]
 
 
 def test_an_utterance_does_not_depend_on_those_before_it():
@@ -96,7 +97,8 @@ def test_audio_of_another_seed_does_not_stay(tmp_path):
     prepare(tmp_path / "data", tasks=["kws"], seed=2)
     for split in SPLITS:
         data = DataDir.read(tmp_path / "data/kws" / split)
-        assert {Path(u.audio).name for u in data.utterances.values()} == {p.name for p in (data.path / "audio").glob("*.wav")}
+        wavs = {path.name for path in (data.path / "audio").glob("*.wav")}
+        assert {Path(u.audio).name for u in data.utterances.values()} == wavs
 
 
 def test_voices_of_dev_and_test_are_unseen():

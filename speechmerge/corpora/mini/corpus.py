@@ -6,6 +6,7 @@ Unseen in training are, in dev and test: every sentence (text.split_of) and ever
 speaker_id must know its speakers and kws its words. The base model's voices are others again. The asr task mixes in
 words that the base model has never been trained on.
 """
+import itertools
 import json
 import random
 from pathlib import Path
@@ -37,7 +38,8 @@ class MiniCorpus:
         """
         tasks = self._checked(tasks or self.tasks, nj, scale)
         splits, missing = [], []
-        for directory, task, split in [(Path(output_dir) / task / split, task, split) for task in tasks for split in SPLITS]:
+        for task, split in itertools.product(tasks, SPLITS):
+            directory = Path(output_dir) / task / split
             requests, trials = plan_split(task, split, seed, scale)
             missing += begin(requests, directory / "audio")
             splits.append((directory, task, requests, trials))
@@ -51,15 +53,17 @@ class MiniCorpus:
             if task not in self.tasks:
                 raise UsageError(f"mini corpus: unknown task {task!r}; {nearest(task, self.tasks)}")
         if nj < 1 or scale <= 0:
-            raise UsageError(f"mini corpus: found nj {nj} and scale {scale}, expected nj of at least 1 and scale above 0")
+            raise UsageError(f"mini corpus: nj {nj}, scale {scale}; expected nj of at least 1 and scale above 0")
         return tasks
 
 
 def write_split(directory: Path, task: str, requests: list[Request], trials: list[Trial] | None):
     """The tables of one data directory whose audio is there."""
     audio = directory / "audio"
-    utterances = {r.id: Utterance(r.id, str(audio_path(audio, r)), r.text, r.speaker, r.language, seconds_of(audio, r), r.labels)
-                  for r in requests}
+    utterances = {}
+    for r in requests:
+        path, seconds = str(audio_path(audio, r)), seconds_of(audio, r)
+        utterances[r.id] = Utterance(r.id, path, r.text, r.speaker, r.language, seconds, r.labels)
     labels = plans.label_set(task)
     data = DataDir(directory, dict(sorted(utterances.items())), sorted(labels) if labels else None, trials)
     if not unchanged(data):
@@ -78,12 +82,13 @@ def plan_split(task: str, split: str, seed: int, scale: float) -> tuple[list[Req
     """What is said in one split of one task, and for speaker_ver which pairs are compared."""
     rng = random.Random(f"{seed}:{task}:{split}")
     count = max(8, round(COUNTS[split] * scale))
-    plan = plans.Plan(rng, split, task_speakers(task, split), plans.label_set(task), split, seed, new_words=task == "asr")
+    voices = task_speakers(task, split)
+    plan = plans.Plan(rng, split, voices, plans.label_set(task), split, seed, new_words=task == "asr")
     if task != "speaker_ver":
         return plans.PLANS[task](plan, count), None
     requests = plans.speaker_ver(plan, max(2 * len(plan.speakers), round(SIDES[split] * scale)))
-    pairs = plans.trials(rng, requests, count)
-    return requests, sorted((Trial(f"{a.id}--{b.id}", a.id, b.id, same) for a, b, same in pairs), key=lambda trial: trial.id)
+    trials = [Trial(f"{a.id}--{b.id}", a.id, b.id, same) for a, b, same in plans.trials(rng, requests, count)]
+    return requests, sorted(trials, key=lambda trial: trial.id)
 
 
 def task_speakers(task: str, split: str) -> list[Speaker]:

@@ -28,8 +28,8 @@ class Plan:
     new_words: bool = False
 
     def request(self, number, text, language, speaker, delivery, labels=(), longest=3.9) -> Request:
-        return Request(f"{speaker.name}-{self.prefix}-{number:05d}", text, language, speaker.name, speaker.variant, delivery,
-                       dict(labels), longest, self.seed)
+        id = f"{speaker.name}-{self.prefix}-{number:05d}"
+        return Request(id, text, language, speaker.name, speaker.variant, delivery, dict(labels), longest, self.seed)
 
     def turn(self, number, choices):
         """Every choice equally often."""
@@ -45,7 +45,8 @@ def asr(plan: Plan, count: int) -> list[Request]:
     requests = []
     for number in range(count):
         language, speaker = plan.turn(number, plan.languages), plan.rng.choice(plan.speakers)
-        requests.append(plan.request(number, plan.sentence(language, 48), language, speaker, speaker.delivery(plan.rng)))
+        text = plan.sentence(language, 48)
+        requests.append(plan.request(number, text, language, speaker, speaker.delivery(plan.rng)))
     return requests
 
 
@@ -77,7 +78,8 @@ def emotion(plan: Plan, count: int) -> list[Request]:
         delivery = Delivery(round(speaker.rate * style["rate"]) + plan.rng.randint(-6, 6),
                             min(99, max(0, speaker.pitch + style["pitch"] + plan.rng.randint(-3, 3))),
                             min(99, max(0, style["range"] + plan.rng.randint(-5, 5))))
-        requests.append(plan.request(number, plan.sentence(language, 34), language, speaker, delivery, {"emotion": label}))
+        text = plan.sentence(language, 34)
+        requests.append(plan.request(number, text, language, speaker, delivery, {"emotion": label}))
     return requests
 
 
@@ -86,7 +88,8 @@ def langid(plan: Plan, count: int) -> list[Request]:
     requests = []
     for number in range(count):
         language, speaker = plan.turn(number, plan.labels), plan.rng.choice(plan.speakers)
-        requests.append(plan.request(number, plan.sentence(language, 40), language, speaker, speaker.delivery(plan.rng)))
+        text = plan.sentence(language, 40)
+        requests.append(plan.request(number, text, language, speaker, speaker.delivery(plan.rng)))
     return requests
 
 
@@ -95,7 +98,8 @@ def speaker_id(plan: Plan, count: int) -> list[Request]:
     requests = []
     for number in range(count):
         speaker, language = plan.turn(number, plan.speakers), plan.rng.choice(plan.languages)
-        requests.append(plan.request(number, plan.sentence(language, 34), language, speaker, speaker.delivery(plan.rng)))
+        text = plan.sentence(language, 34)
+        requests.append(plan.request(number, text, language, speaker, speaker.delivery(plan.rng)))
     return requests
 
 

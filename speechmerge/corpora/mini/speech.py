@@ -17,7 +17,7 @@ from scipy.signal import firwin, resample_poly
 from speechmerge.errors import SpeechMergeError
 
 RATE = 16000  # Hz, of everything we write
-SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: samples through the callback in this thread; plain retrieval (1) is ten times slower
+SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: the callback runs in this thread; plain retrieval (1) is ten times slower
 DONT_EXIT = 0x8000
 CHARS_UTF8 = 1
 PARAMETER = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}  # espeak_PARAMETER
@@ -26,7 +26,7 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a sentence is said: words per minute, and pitch and pitch range on espeak's scale of 0-99 (50 = the voice's own)."""
+    """How a sentence is said: words per minute, and pitch and range on espeak's scale of 0-99 (50 = the voice's own)."""
 
     rate: int = 165
     pitch: int = 50
@@ -70,7 +70,7 @@ class Synthesizer:
         return 0
 
     def speak(self, text: str, language: str, variant: str, delivery: Delivery = Delivery()) -> np.ndarray:
-        """Samples of one utterance: float32 in [-1, 1], 16 kHz mono. SpeechMergeError for an unknown voice or silence."""
+        """Samples of one utterance: float32 in [-1, 1], 16 kHz. SpeechMergeError for an unknown voice or silence."""
         self._load()
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath noise
         voice = f"{language}+{variant}"

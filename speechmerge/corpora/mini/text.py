@@ -46,7 +46,8 @@ class Grammar:
     def intent(self, rng, label: str, split: str) -> str:
         """A request with this intent, at times with a word before or after it."""
         requests = self.words["intents"][label]
-        templates = [before + text + after for text in requests for before in ("", "", "{before} ") for after in ("", "", " {after}")]
+        frames = [(before, after) for before in ("", "", "{before} ") for after in ("", "", " {after}")]
+        templates = [before + text + after for text in requests for before, after in frames]
         return self._draw(rng, templates, split, 60)
 
     def phrase(self, rng) -> str:
@@ -63,7 +64,8 @@ class Grammar:
         words = {**self.words, **{f"new {slot}": fill for slot, fill in self.words.get("new", {}).items()}}
         lists = [words.pop("sentences"), *words.pop("intents", {}).values()]
         words.pop("new", None)
-        return [SLOT.sub(" ", template) for templates in lists for template in templates] + [w for v in words.values() for w in v]
+        blanked = [SLOT.sub(" ", template) for templates in lists for template in templates]
+        return blanked + [word for fill in words.values() for word in fill]
 
     def _draw(self, rng, templates, split, longest) -> str:
         for _ in range(TRIES):

@@ -10,9 +10,9 @@ from speechmerge.corpora.mini.speech import Delivery
 
 GROUPS = {
     "base": (
-        "Andy AnxiousAndy Lee Denis Diogo Henrique Hugo michel miguel anika Jacky Mario Michael Mike adam announcer antonio "
-        "benjamin boris croak david edward edward2 f4 grandpa ian iven iven3 john kaukovalta klatt2 klatt4 klatt6 m5 marcelo "
-        "mike2 norbert rob sandro travis Tweaky linda belinda steph2 steph3 Alicia"
+        "Andy AnxiousAndy Lee Denis Diogo Henrique Hugo michel miguel anika Jacky Mario Michael Mike adam "
+        "announcer antonio benjamin boris croak david edward edward2 f4 grandpa ian iven iven3 john kaukovalta "
+        "klatt2 klatt4 klatt6 m5 marcelo mike2 norbert rob sandro travis Tweaky linda belinda steph2 steph3 Alicia "
     ).split(),
     "train": "f1 f3 m2 m4 Gene Gene2 Marco ed victor quincy Storm pablo pedro paul grandma steph".split(),
     "dev": "f5 m8 Annie robert max m1".split(),
