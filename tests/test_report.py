@@ -12,8 +12,10 @@ import soundfile
 
 from fake_exp import MERGES, TASKS, write_fake_exp
 from speechmerge.cli import main
+from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json, write_json
 from speechmerge.report import colours
+from speechmerge.report.contents import gather_examples
 from speechmerge.report.examples import align, group_of, pick
 from speechmerge.report.origin import shorten
 from speechmerge.report.summaries import choose_merge, merge_summaries, scale_curves, summarize
@@ -253,20 +255,35 @@ def test_one_adapter_without_merges(tmp_path, monkeypatch):
     assert "1 of 1" in Page((root / "exp/report/index.html").read_text()).text
 
 
-@pytest.mark.parametrize("missing, expected", [
-    ("scores_test.json", "run speechmerge score --exp-dir exp --split test"),
-    ("decode/test/uniform/kws/score.json", "run speechmerge score --exp-dir exp --split test"),
-    ("decode/test/uniform/kws/hyp", "run `speechmerge decode` first"),
-])
-def test_a_missing_part_names_the_command(copy, monkeypatch, capsys, missing, expected):
+@pytest.mark.parametrize("missing", ["scores_test.json", "decode/test/uniform/kws/score.json"])
+def test_missing_scores_name_the_command(copy, monkeypatch, capsys, missing):
     (copy / "exp" / missing).unlink()
     message = error_of(copy, monkeypatch, capsys)
-    assert f"exp/{missing}: not there" in message and expected in message
+    assert f"exp/{missing}: not there" in message and "run speechmerge score --exp-dir exp --split test" in message
 
 
-def test_missing_data_names_the_folder(copy, monkeypatch, capsys):
+def examples_of(root, monkeypatch):
+    monkeypatch.chdir(root)
+    return gather_examples(read_results("exp", "test"), None, "data", count=1, room=1_000_000)
+
+
+def test_missing_hypotheses_name_the_command(copy, monkeypatch):
+    (copy / "exp/decode/test/uniform/kws/hyp").unlink()
+    with pytest.raises(SpeechMergeError, match="uniform/kws/hyp: not there; run `speechmerge decode` first"):
+        examples_of(copy, monkeypatch)
+
+
+def test_missing_data_names_the_folder(copy, monkeypatch):
     shutil.rmtree(copy / "data/kws/test")
-    assert "data/kws/test: no such data directory" in error_of(copy, monkeypatch, capsys)
+    with pytest.raises(SpeechMergeError, match="data/kws/test: no such data directory"):
+        examples_of(copy, monkeypatch)
+
+
+def test_hypotheses_of_other_data_are_refused(copy, monkeypatch):
+    with open(copy / "exp/decode/test/uniform/kws/hyp", "a") as file:
+        file.write("stranger yes\n")
+    with pytest.raises(SpeechMergeError, match=r"'stranger' is not in the data \(1 such ids\)"):
+        examples_of(copy, monkeypatch)
 
 
 def test_old_scores_are_refused(copy, monkeypatch, capsys):
@@ -281,12 +298,6 @@ def test_systems_scored_on_different_sets_are_refused(copy, monkeypatch, capsys)
     write_json(path, {**read_json(path), "n": 7})
     message = error_of(copy, monkeypatch, capsys)
     assert "'kws': systems were scored differently" in message and "n=7" in message
-
-
-def test_hypotheses_of_other_data_are_refused(copy, monkeypatch, capsys):
-    with open(copy / "exp/decode/test/uniform/kws/hyp", "a") as file:
-        file.write("stranger yes\n")
-    assert "'stranger' is not in the data (1 such ids)" in error_of(copy, monkeypatch, capsys)
 
 
 def test_resolved_settings_and_commands_are_on_the_page(made):
