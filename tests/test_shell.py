@@ -322,9 +322,8 @@ def test_jobs_share_cores_and_gpus(tmp_path):
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_ends_all_jobs(number, status, tmp_path):
-    # Python's children inherit no ignored SIGINT here, as from a terminal
     command = [LOCAL, "--max-jobs-run", "2", "JOB=1:3", f"{tmp_path}/JOB.log", "sh", "-c", "sleep 300 & echo $! $$; wait"]
-    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+    process = terminal(command)
     logs = [tmp_path / "1.log", tmp_path / "2.log"]
     wait_for(lambda: all(log.exists() and len(log.read_text().splitlines()) > 2 for log in logs))
     pids = [int(pid) for log in logs for pid in log.read_text().splitlines()[2].split()]
@@ -333,6 +332,26 @@ def test_interrupt_ends_all_jobs(number, status, tmp_path):
     assert process.stderr.read() == ""
     wait_for(lambda: not any(alive(pid) for pid in pids))
     assert not (tmp_path / "3.log").exists()
+
+
+@pytest.mark.parametrize("number, message", [(signal.SIGINT, "interrupted in stage 3 (train)"), (signal.SIGKILL, ""), (signal.SIGTERM, "")])
+def test_jobs_end_with_their_recipe(number, message, tmp_path):
+    run, environment = recipe(tmp_path, 'corpus=mini; tasks="a b"; nj=2', '[ "$verb" != train ] || { sleep 300 & echo $! $$; wait; }')
+    process = terminal([run, "--stage", "train"], **environment)
+    logs = [run.parent / f"exp/log/train.{task}.log" for task in "ab"]
+    wait_for(lambda: all(log.exists() and len(log.read_text().splitlines()) > 2 for log in logs))
+    pids = [int(pid) for log in logs for pid in log.read_text().splitlines()[2].split()]
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)  # Ctrl-C reaches all processes of the terminal
+    process.wait(timeout=10)
+    assert process.returncode != 0
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+    assert message in process.stderr.read()
+
+
+def terminal(command, **environment):
+    """Started as from a terminal: a process group of its own, in which Ctrl-C is not ignored."""
+    return subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            env={**os.environ, **environment}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def wait_for(condition, seconds=10):

@@ -108,6 +108,12 @@ stop_jobs() { # status
     exit "$1"
 }
 
+# Ends this script when the recipe that called it is gone, even by kill -9: two trainings must not write one folder.
+watch_caller() {
+    while kill -0 "$1" 2>/dev/null; do sleep 1; done
+    kill -TERM $$
+}
+
 parse_arguments() {
     while (($#)); do
         case $1 in
@@ -187,11 +193,15 @@ start_jobs() {
 }
 
 main() {
-    local pid failed=0
+    local pid failed=0 watcher=""
     parse_arguments "$@"
     plan_logs
     plan_slots
-    trap 'rm -rf -- "$work"' EXIT
+    if [[ ${SPEECHMERGE_RUN-} =~ ^[0-9]+$ ]]; then
+        watch_caller "$SPEECHMERGE_RUN" <&- >/dev/null 2>&1 3>&- &
+        watcher=$!
+    fi
+    trap 'rm -rf -- "$work"; kill ${watcher:+"$watcher"} 2>/dev/null || true' EXIT
     trap 'stop_jobs 130' INT
     trap 'stop_jobs 143' TERM HUP
     start_jobs

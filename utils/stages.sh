@@ -201,6 +201,7 @@ check_range() {
 main() {
     local start=$SECONDS stage_start
     recipe=./$(basename -- "$0")
+    export SPEECHMERGE_RUN=$$ # jobs end when this shell does
     apply_defaults
     parse_options "$@"
     check_range
