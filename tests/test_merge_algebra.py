@@ -153,7 +153,9 @@ def test_threshold_of_thirty_percent_of_ten_keeps_three():
 
 
 def vector(seed, names=("a.weight", "b.weight"), fingerprint="f" * 64, **about):
-    return TaskVector({name: low_rank(seed * 10 + i) for i, name in enumerate(names)}, Base("base", fingerprint), **about)
+    return TaskVector(
+        {name: low_rank(seed * 10 + i) for i, name in enumerate(names)}, Base("base", fingerprint), **about
+    )
 
 
 def test_task_arithmetic_with_plain_operators():

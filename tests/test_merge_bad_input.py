@@ -55,7 +55,13 @@ def test_nan_and_infinity(adapter, value):
 def test_truncated(adapter):
     path = adapter / "adapter_model.safetensors"
     whole = path.read_bytes()
-    for length, word in ((len(whole) - 1, "truncated"), (len(whole) // 2, "truncated"), (100, "truncated"), (5, "truncated"), (0, "truncated")):
+    for length, word in (
+        (len(whole) - 1, "truncated"),
+        (len(whole) // 2, "truncated"),
+        (100, "truncated"),
+        (5, "truncated"),
+        (0, "truncated"),
+    ):
         path.write_bytes(whole[:length])
         refused(adapter, "adapter_model.safetensors", word)
 
@@ -64,14 +70,20 @@ def damaged(header: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + b"\0" * 16
 
 
-@pytest.mark.parametrize("header,word", [
-    (b"{not json", "header is damaged"), (b"[]", "no mapping"), (b'{"a": 3}', "key a"), (b"\xff\xfe{}", "header is damaged"),
-    (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "key a: F32 [2] needs 8 bytes"),
-    (b'{"a": {"dtype": "F32", "shape": [-2, -1], "data_offsets": [0, 8]}}', "key a"),
-    (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}', "key a"),
-    (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [999992, 1000000]}}', "truncated: key a"),
-    (b'{"a": {"dtype": "X9", "shape": [2], "data_offsets": [0, 8]}}', "unknown type"),
-])
+@pytest.mark.parametrize(
+    "header,word",
+    [
+        (b"{not json", "header is damaged"),
+        (b"[]", "no mapping"),
+        (b'{"a": 3}', "key a"),
+        (b"\xff\xfe{}", "header is damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "key a: F32 [2] needs 8 bytes"),
+        (b'{"a": {"dtype": "F32", "shape": [-2, -1], "data_offsets": [0, 8]}}', "key a"),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}', "key a"),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [999992, 1000000]}}', "truncated: key a"),
+        (b'{"a": {"dtype": "X9", "shape": [2], "data_offsets": [0, 8]}}', "unknown type"),
+    ],
+)
 def test_damaged_headers(tmp_path, header, word):
     path = tmp_path / "x.safetensors"
     path.write_bytes(damaged(header))
@@ -95,9 +107,21 @@ def test_rank_other_than_configured(adapter):
     refused(adapter, "lora_A", "rank 4, adapter_config.json says 8")
 
 
-@pytest.mark.parametrize("key,value", [("peft_type", "IA3"), ("peft_type", None), ("fan_in_fan_out", True), ("lora_bias", True), ("r", 0),
-                                       ("lora_alpha", "x"), ("init_lora_weights", "pissa_niter_4"), ("layer_replication", [[0, 1]]),
-                                       ("target_parameters", ["x"]), ("alora_invocation_tokens", [1])])
+@pytest.mark.parametrize(
+    "key,value",
+    [
+        ("peft_type", "IA3"),
+        ("peft_type", None),
+        ("fan_in_fan_out", True),
+        ("lora_bias", True),
+        ("r", 0),
+        ("lora_alpha", "x"),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("layer_replication", [[0, 1]]),
+        ("target_parameters", ["x"]),
+        ("alora_invocation_tokens", [1]),
+    ],
+)
 def test_configs_that_mean_something_else(adapter, key, value):
     change_config(adapter, **{key: value})
     refused(adapter, "adapter_config.json", f"key {key}")
@@ -115,7 +139,12 @@ def test_pickles_are_not_opened(adapter, tmp_path):
 
 
 def test_embeddings_and_strange_keys(adapter):
-    change_weights(adapter, lambda tensors: tensors.update({"base_model.model.model.decoder.embed_tokens.lora_embedding_A": torch.ones(4, 9)}))
+    change_weights(
+        adapter,
+        lambda tensors: tensors.update(
+            {"base_model.model.model.decoder.embed_tokens.lora_embedding_A": torch.ones(4, 9)}
+        ),
+    )
     refused(adapter, "embed_tokens.lora_embedding_A", "not handled")
     change_weights(adapter, lambda tensors: (tensors.clear(), tensors.update({"fc1.lora_A.weight": torch.ones(4, 9)})))
     refused(adapter, "key fc1.lora_A.weight", "base_model.model.")
@@ -142,17 +171,23 @@ def test_dora_says_that_it_needs_its_base(base, tmp_path):
     folder = make_adapter(base, tmp_path / "dora", use_dora=True)
     change_config(folder, base_model_name_or_path="nowhere/at-all")
     refused(folder, str(folder), "DoRA", "nowhere/at-all")
-    merged = speechmerge.merge([folder], base=base)  # whoever gives the base is believed where its name cannot be looked up
+    merged = speechmerge.merge(
+        [folder], base=base
+    )  # whoever gives the base is believed where its name cannot be looked up
     assert merged.base.fingerprint == model_fingerprint(base)
     change_weights(folder, lambda tensors: tensors.pop(KEY.replace("lora_A.weight", "lora_magnitude_vector")))
     refused(folder, "lora_magnitude_vector is missing", base=base)
     plain = make_adapter(base, tmp_path / "plain")
-    change_weights(plain, lambda tensors: tensors.update({KEY.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(64)}))
+    change_weights(
+        plain, lambda tensors: tensors.update({KEY.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(64)})
+    )
     refused(plain, "DoRA weights, adapter_config.json says use_dora false")
 
 
 def claim_base(folder, source, fingerprint):
-    write_json(folder / "speechmerge.json", {"task": folder.name, "base": {"source": str(source), "fingerprint": fingerprint}})
+    write_json(
+        folder / "speechmerge.json", {"task": folder.name, "base": {"source": str(source), "fingerprint": fingerprint}}
+    )
 
 
 def test_adapters_of_other_bases(base, tmp_path):
@@ -160,7 +195,9 @@ def test_adapters_of_other_bases(base, tmp_path):
     claim_base(first, base, model_fingerprint(base))
     assert speechmerge.merge([first, second]).base.fingerprint == model_fingerprint(base)
     claim_base(second, base, "0" * 64)
-    with pytest.raises(SpeechMergeError, match="(asr|kws) belongs to base.*(asr|kws) to base.*only changes of the same base"):
+    with pytest.raises(
+        SpeechMergeError, match="(asr|kws) belongs to base.*(asr|kws) to base.*only changes of the same base"
+    ):
         speechmerge.merge([first, second])
 
 
@@ -223,8 +260,14 @@ def test_index_files_cannot_lead_elsewhere(base, tmp_path):
 
 
 def test_an_adapter_for_another_architecture_cannot_be_saved_full(base, adapter, tmp_path):
-    change_weights(adapter, lambda tensors: [tensors.update({key.replace("layers.0.fc1", "layers.7.fc1"): tensors.pop(key)})
-                                             for key in list(tensors) if "encoder.layers.0.fc1" in key])
+    change_weights(
+        adapter,
+        lambda tensors: [
+            tensors.update({key.replace("layers.0.fc1", "layers.7.fc1"): tensors.pop(key)})
+            for key in list(tensors)
+            if "encoder.layers.0.fc1" in key
+        ],
+    )
     with pytest.raises(SpeechMergeError, match="key model.encoder.layers.7.fc1.weight is not among"):
         read(adapter).save(tmp_path / "full", as_="full", base=base)
     assert not (tmp_path / "full").exists()

@@ -16,9 +16,20 @@ from speechmerge.merge.task_vector import TaskVector
 
 BASE = Base("base", "f" * 64)
 # parameters with which n equal adapters must give that adapter back
-IDENTITY = {"uniform": {}, "uniform_delta": {}, "weighted": "coefficients", "weighted_delta": "coefficients", "weighted_delta_n": "coefficients",
-            "task_vector": "scale", "task_arithmetic": "scale", "uniform_scalar_delta": "scale", "cat": "weights",
-            "ties": {"k": 100}, "dare": {"drop_rate": 0}, "dare_ties": {"drop_rate": 0}}
+IDENTITY = {
+    "uniform": {},
+    "uniform_delta": {},
+    "weighted": "coefficients",
+    "weighted_delta": "coefficients",
+    "weighted_delta_n": "coefficients",
+    "task_vector": "scale",
+    "task_arithmetic": "scale",
+    "uniform_scalar_delta": "scale",
+    "cat": "weights",
+    "ties": {"k": 100},
+    "dare": {"drop_rate": 0},
+    "dare_ties": {"drop_rate": 0},
+}
 
 
 def dense(rows, **about):
@@ -27,8 +38,12 @@ def dense(rows, **about):
 
 def lora(seed, shapes=((20, 24), (16, 12)), rank=3, name=None):
     generator = torch.Generator().manual_seed(seed)
-    deltas = {f"{'xyz'[i]}.weight": LowRank(torch.randn(m, rank, generator=generator), torch.randn(rank, n, generator=generator), 0.7)
-              for i, (m, n) in enumerate(shapes)}
+    deltas = {
+        f"{'xyz'[i]}.weight": LowRank(
+            torch.randn(m, rank, generator=generator), torch.randn(rank, n, generator=generator), 0.7
+        )
+        for i, (m, n) in enumerate(shapes)
+    }
     return TaskVector(deltas, BASE, details={"name": name or f"t{seed}"})
 
 
@@ -75,7 +90,12 @@ def test_ties_gives_elements_that_cancel_to_the_majority():
     rows = [[1.0, 2.0, 3.0, -1.0], [-1.0, 2.0, 3.0, -1.0]]
     assert flat(speechmerge.merge([dense(row) for row in rows], method="ties", k=100)).tolist() == [1.0, 2.0, 3.0, -1.0]
     negative = [[-value for value in row] for row in rows]
-    assert flat(speechmerge.merge([dense(row) for row in negative], method="ties", k=100)).tolist() == [-1.0, -2.0, -3.0, 1.0]
+    assert flat(speechmerge.merge([dense(row) for row in negative], method="ties", k=100)).tolist() == [
+        -1.0,
+        -2.0,
+        -3.0,
+        1.0,
+    ]
     assert flat(speechmerge.merge([dense([1.0]), dense([-1.0])], method="ties", k=100)).tolist() == [0.0]
 
 
@@ -88,7 +108,9 @@ def test_ties_against_the_transcription(k, count):
 
 
 def test_ties_trims_over_all_parameters_or_each_alone():
-    small = TaskVector({"a.weight": Dense(torch.tensor([[1.0, 2.0]])), "b.weight": Dense(torch.tensor([[10.0, 20.0]]))}, BASE)
+    small = TaskVector(
+        {"a.weight": Dense(torch.tensor([[1.0, 2.0]])), "b.weight": Dense(torch.tensor([[10.0, 20.0]]))}, BASE
+    )
     together = speechmerge.merge([small], method="ties", k=50)
     apart = speechmerge.merge([small], method="ties", k=50, trim="tensor")
     assert flat(together).tolist() == [0, 0, 10, 20]
@@ -114,10 +136,15 @@ def test_order_does_not_matter(method):
 @pytest.mark.parametrize("method", ["dare", "dare_ties"])
 def test_dare_does_not_depend_on_the_order_of_adapters(method):
     vectors = [lora(seed) for seed in range(3)]
-    torch.testing.assert_close(flat(speechmerge.merge(vectors, method=method)), flat(speechmerge.merge(vectors[::-1], method=method)))
+    torch.testing.assert_close(
+        flat(speechmerge.merge(vectors, method=method)), flat(speechmerge.merge(vectors[::-1], method=method))
+    )
 
 
-@pytest.mark.parametrize("method,params", [("task_vector", {"scale": 0}), ("ties", {"lambda": 0}), ("ties", {"k": 0}), ("cat", {"weights": [0, 0]})])
+@pytest.mark.parametrize(
+    "method,params",
+    [("task_vector", {"scale": 0}), ("ties", {"lambda": 0}), ("ties", {"k": 0}), ("cat", {"weights": [0, 0]})],
+)
 def test_scale_zero_is_the_base(method, params):
     assert not flat(speechmerge.merge([lora(0), lora(1)], method=method, **params)).any()
 
@@ -125,8 +152,12 @@ def test_scale_zero_is_the_base(method, params):
 def test_weighted_mixes_two_by_lambda_and_many_by_coefficients():
     vectors = [lora(seed) for seed in range(3)]
     first, second, third = map(flat, vectors)
-    torch.testing.assert_close(flat(speechmerge.merge(vectors[:2], method="weighted", lambda_=0.3)), 0.3 * first + 0.7 * second)
-    merged = speechmerge.merge(vectors, method="weighted_delta_n", coefficients=[0.2, -0.1, 2], allow_negative_coefficients=True)
+    torch.testing.assert_close(
+        flat(speechmerge.merge(vectors[:2], method="weighted", lambda_=0.3)), 0.3 * first + 0.7 * second
+    )
+    merged = speechmerge.merge(
+        vectors, method="weighted_delta_n", coefficients=[0.2, -0.1, 2], allow_negative_coefficients=True
+    )
     torch.testing.assert_close(flat(merged), 0.2 * first - 0.1 * second + 2 * third)
 
 
@@ -146,8 +177,14 @@ def test_linear_methods_stay_in_factor_space(method):
 def test_gauge_invariance(method, params):
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))
     plain = [lora(0), lora(1)]
-    turned = [TaskVector({name: LowRank(delta.B @ turn, turn.T @ delta.A, delta.scale) for name, delta in vector.deltas.items()},
-                         BASE, details=vector.details) for vector in plain]
+    turned = [
+        TaskVector(
+            {name: LowRank(delta.B @ turn, turn.T @ delta.A, delta.scale) for name, delta in vector.deltas.items()},
+            BASE,
+            details=vector.details,
+        )
+        for vector in plain
+    ]
     torch.testing.assert_close(flat(speechmerge.merge(turned, method=method, **params)),
                                flat(speechmerge.merge(plain, method=method, **params)), atol=2e-5, rtol=1e-4)
 
@@ -226,11 +263,24 @@ def test_tags_are_short_safe_and_tell_merges_apart():
     a, b, c = (lora(seed, name=name) for seed, name in enumerate(("asr", "emotion", "speaker ver/2")))
     tag = lambda *vectors, **params: speechmerge.merge(list(vectors), **params).details["tag"]
     assert tag(a, b, method="ties") == "ties_k20_l1_asr-emotion"
-    tags = [tag(a, b, method="ties"), tag(a, b, method="ties", k=10), tag(a, b, method="ties", trim="tensor"), tag(a, c, method="ties"),
-            tag(a, b, method="weighted", lambda_=0.5), tag(b, a, method="weighted", lambda_=0.5), tag(a, b, method="weighted", lambda_=0.50000001),
-            tag(a, b, method="dare"), tag(a, b, method="dare", seed=1), tag(*[a, b, c] * 6, method="uniform"), tag(a, a, method="uniform")]
+    tags = [
+        tag(a, b, method="ties"),
+        tag(a, b, method="ties", k=10),
+        tag(a, b, method="ties", trim="tensor"),
+        tag(a, c, method="ties"),
+        tag(a, b, method="weighted", lambda_=0.5),
+        tag(b, a, method="weighted", lambda_=0.5),
+        tag(a, b, method="weighted", lambda_=0.50000001),
+        tag(a, b, method="dare"),
+        tag(a, b, method="dare", seed=1),
+        tag(*[a, b, c] * 6, method="uniform"),
+        tag(a, a, method="uniform"),
+    ]
     assert len(set(tags)) == len(tags)
-    assert all(len(tag) <= 80 and not set(tag) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-") for tag in tags)
+    assert all(
+        len(tag) <= 80 and not set(tag) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
+        for tag in tags
+    )
 
 
 def test_a_method_can_come_from_outside():
@@ -246,5 +296,5 @@ def test_a_method_can_come_from_outside():
 
 
 def test_importing_and_listing_need_no_torch():
-    code = "import sys, speechmerge; from speechmerge.merge import METHODS; METHODS.names(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from speechmerge.merge import METHODS; METHODS.names(); sys.exit('torch' in sys.modules)"
     assert callable(speechmerge.merge) and subprocess.run([sys.executable, "-c", code]).returncode == 0

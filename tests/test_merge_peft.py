@@ -17,7 +17,10 @@ KINDS = {
     "rslora": {"use_rslora": True, "r": 6},
     "dora": {"use_dora": True},
     "dora_rslora": {"use_dora": True, "use_rslora": True, "r": 8},
-    "patterns": {"rank_pattern": {"fc1": 2, r"encoder.layers.1.self_attn.q_proj": 7}, "alpha_pattern": {"fc2": 3, r"layers.0.+v_proj": 20}},
+    "patterns": {
+        "rank_pattern": {"fc1": 2, r"encoder.layers.1.self_attn.q_proj": 7},
+        "alpha_pattern": {"fc2": 3, r"layers.0.+v_proj": 20},
+    },
     "rslora_patterns": {"use_rslora": True, "rank_pattern": {"fc1": 2}, "alpha_pattern": {"fc1": 5}},
     "kernels": {"target_modules": ["conv1", "conv2", "out_proj"]},
     "dora_kernels": {"use_dora": True, "target_modules": ["conv2", "k_proj"]},
@@ -35,7 +38,10 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pair(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
-    return [make_adapter(base, folder / "asr", seed=1), make_adapter(base, folder / "kws", seed=2, r=6, lora_alpha=9, use_rslora=True)]
+    return [
+        make_adapter(base, folder / "asr", seed=1),
+        make_adapter(base, folder / "kws", seed=2, r=6, lora_alpha=9, use_rslora=True),
+    ]
 
 
 @pytest.fixture(scope="module", params=sorted(KINDS))
@@ -55,7 +61,9 @@ def test_one_adapter_with_weight_one_is_itself(base, adapter):
     model = load_base(base)
     with merged.applied(model):
         # merged by PEFT, because Whisper's forward cannot run with PEFT's wrapped kernels
-        torch.testing.assert_close(logits(model), logits(peft_model(base, adapter).merge_and_unload()), atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            logits(model), logits(peft_model(base, adapter).merge_and_unload()), atol=2e-5, rtol=1e-5
+        )
     assert torch.equal(logits(model), logits(load_base(base)))
 
 
@@ -89,8 +97,19 @@ def test_weighted_concatenation_equals_pefts_cat(base, tmp_path):
     torch.testing.assert_close(logits(peft_model(base, tmp_path / "merged")), logits(model), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method,params", [("uniform", {}), ("cat", {}), ("weighted", {"lambda": 0.3}), ("task_vector", {"scale": 0.4}),
-                                           ("task_vector", {"scale": 0}), ("ties", {}), ("dare", {"drop_rate": 0.5}), ("dare_ties", {})])
+@pytest.mark.parametrize(
+    "method,params",
+    [
+        ("uniform", {}),
+        ("cat", {}),
+        ("weighted", {"lambda": 0.3}),
+        ("task_vector", {"scale": 0.4}),
+        ("task_vector", {"scale": 0}),
+        ("ties", {}),
+        ("dare", {"drop_rate": 0.5}),
+        ("dare_ties", {}),
+    ],
+)
 @pytest.mark.parametrize("rank", [None, 3])
 def test_every_saved_adapter_loads_in_plain_peft(base, pair, tmp_path, method, params, rank):
     merged = speechmerge.merge(pair, method=method, **params)
@@ -175,7 +194,9 @@ def test_a_merge_can_be_merged_again(base, pair, tmp_path):
 
 
 def test_metadata_lets_anyone_do_it_again(base, pair, tmp_path):
-    metadata = speechmerge.merge(pair, method="ties", k=30, names=["asr", "kws"], base=base).save(tmp_path / "m", rank=2)
+    metadata = speechmerge.merge(pair, method="ties", k=30, names=["asr", "kws"], base=base).save(
+        tmp_path / "m", rank=2
+    )
     assert read_json(tmp_path / "m" / "merge_metadata.json") == json.loads(json.dumps(metadata))
     assert metadata["tag"] == "ties_k30_l1_asr-kws" and metadata["params"] == {"k": 30.0, "lambda": 1.0, "trim": "all"}
     assert [(entry["name"], entry["path"], entry["rank"]) for entry in metadata["adapters"]] == \
@@ -189,7 +210,11 @@ def test_metadata_lets_anyone_do_it_again(base, pair, tmp_path):
 
 def test_the_same_inputs_give_the_same_bytes(pair, tmp_path):
     for method in ("dare", "uniform"):
-        for as_, file in (("lora", "adapter_model.safetensors"), ("delta", "delta.safetensors"), ("full", "model.safetensors")):
+        for as_, file in (
+            ("lora", "adapter_model.safetensors"),
+            ("delta", "delta.safetensors"),
+            ("full", "model.safetensors"),
+        ):
             contents = []
             for threads in (1, 2):
                 before = torch.get_num_threads()
@@ -212,5 +237,3 @@ def test_fingerprints_see_content_and_nothing_else(base, tmp_path, monkeypatch):
     model.model.encoder.conv1.bias.data[0] += 1e-3
     model.save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
     assert model_fingerprint(tmp_path / "sharded") != model_fingerprint(base)
-
-

@@ -35,7 +35,9 @@ def recipe(made, tmp_path, monkeypatch):
     """A recipe's folder with three registered adapters; the working directory."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    write_json("exp/adapters.json", {name: {"path": f"exp/{name}/lora", "task": name} for name in ("asr", "emotion", "kws")})
+    write_json(
+        "exp/adapters.json", {name: {"path": f"exp/{name}/lora", "task": name} for name in ("asr", "emotion", "kws")}
+    )
     return tmp_path
 
 
@@ -54,7 +56,9 @@ def test_registered_names_and_lambda(recipe, made, capsys):
     assert metadata["tag"] == "weighted_l0.5_asr-emotion" in capsys.readouterr().out
     assert [(entry["name"], entry["task"], entry["path"]) for entry in metadata["adapters"]] == \
         [("asr", "asr", "exp/asr/lora"), ("emotion", "emotion", "exp/emotion/lora")]
-    found, first, second = (merged_weights(made / "base", folder) for folder in (run, "exp/asr/lora", "exp/emotion/lora"))
+    found, first, second = (
+        merged_weights(made / "base", folder) for folder in (run, "exp/asr/lora", "exp/emotion/lora")
+    )
     name = sorted(found)[0]
     assert (found[name] - (first[name] + second[name]) / 2).abs().max() < 2e-6
 
@@ -77,7 +81,9 @@ def test_a_config_file_and_the_canonical_ones(recipe):
     metadata = read_json(runs("ties", "asr_kws")[0] / "merge_metadata.json")
     assert metadata["params"] == {"k": 50.0, "lambda": 0.7, "trim": "all"} and metadata["requested_rank"] == 4
     for config in sorted((ROOT / "conf" / "merge").glob("*.yaml")):
-        assert merge("--config", str(config), "--adapters", "asr", "emotion", "--output-dir", f"out/{config.stem}") == 0, config
+        assert (
+            merge("--config", str(config), "--adapters", "asr", "emotion", "--output-dir", f"out/{config.stem}") == 0
+        ), config
     assert len(list(Path("out").iterdir())) >= 6
 
 
@@ -86,17 +92,28 @@ def test_folders_that_share_a_name(recipe):
     assert [entry["name"] for entry in read_json("out/merge_metadata.json")["adapters"]] == ["asr", "kws"]
 
 
-@pytest.mark.parametrize("words,status,message", [
-    (("--adapters", "asr", "emotino"), 1, "emotion"),
-    (("--adapters", "asr", "emotion", "--method", "tise"), 2, "did you mean 'ties'"),
-    (("--adapters", "asr", "emotion", "--method", "ties", "--param", "densty=0.2"), 2, "unknown parameter 'densty'"),
-    (("--adapters", "asr", "emotion", "--method-params", "3"), 2, "expected a mapping"),
-    (("--adapters", "asr", "emotion", "--rank", "4", "--save", "full"), 2, "--rank"),
-    (("--adapters", "asr", "emotion", "--rank", "0"), 2, "--rank"),
-    (("--adapters", "asr", "emotion", "--method", "weighted", "--param", "coefficients=[1,2,3]"), 2, "has 3 numbers, expected 2"),
-    (("--adapters", "base"), 2, "the base changes nothing"),
-    (("--adapters", "asr", "emotion", "--output-dir", "exp"), 1, "exists and is no merge"),
-])
+@pytest.mark.parametrize(
+    "words,status,message",
+    [
+        (("--adapters", "asr", "emotino"), 1, "emotion"),
+        (("--adapters", "asr", "emotion", "--method", "tise"), 2, "did you mean 'ties'"),
+        (
+            ("--adapters", "asr", "emotion", "--method", "ties", "--param", "densty=0.2"),
+            2,
+            "unknown parameter 'densty'",
+        ),
+        (("--adapters", "asr", "emotion", "--method-params", "3"), 2, "expected a mapping"),
+        (("--adapters", "asr", "emotion", "--rank", "4", "--save", "full"), 2, "--rank"),
+        (("--adapters", "asr", "emotion", "--rank", "0"), 2, "--rank"),
+        (
+            ("--adapters", "asr", "emotion", "--method", "weighted", "--param", "coefficients=[1,2,3]"),
+            2,
+            "has 3 numbers, expected 2",
+        ),
+        (("--adapters", "base"), 2, "the base changes nothing"),
+        (("--adapters", "asr", "emotion", "--output-dir", "exp"), 1, "exists and is no merge"),
+    ],
+)
 def test_wrong_usage_is_one_line(recipe, capsys, words, status, message):
     assert merge(*words) == status
     error = capsys.readouterr().err.strip().splitlines()
@@ -120,7 +137,7 @@ def test_an_older_merge_stays_when_the_disk_is_full(recipe, monkeypatch):
 
 
 def test_kill_and_the_same_command_again(recipe):
-    """Killed between the weights and the metadata: nothing appears; the second try gives the files of an undisturbed one."""
+    """Killed after the weights were written: nothing appears; the second try gives an undisturbed merge's files."""
     words = ["merge", "--adapters", "asr", "kws", "--method", "ties", "--rank", "4"]
     code = "import os, signal, sys; from speechmerge.merge import save; from speechmerge.cli import main\n" \
            "save.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nmain(sys.argv[1:])"
@@ -137,7 +154,9 @@ def test_kill_and_the_same_command_again(recipe):
 
 
 def test_two_merges_into_one_folder_leave_one_whole_merge(recipe):
-    vectors = [speechmerge.merge(["exp/asr/lora", "exp/kws/lora"], method="task_vector", scale=scale) for scale in (0.25, 0.5)]
+    vectors = [
+        speechmerge.merge(["exp/asr/lora", "exp/kws/lora"], method="task_vector", scale=scale) for scale in (0.25, 0.5)
+    ]
     for vector, name in zip(vectors, ("one", "two")):
         vector.save(name)
     whole = [Path(name, "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
@@ -153,12 +172,38 @@ def test_evaluate_calls_evaluate_merged(recipe, monkeypatch):
 
     seen = {}
     monkeypatch.setattr(evaluate_merged, "run", lambda args: seen.update(vars(args)))
-    assert merge("--adapters", "asr", "emotion", "--method", "weighted", "--lambda", "0.5", "--evaluate", "--eval-split", "test",
-                 "--eval-options", "{data: there, audio_context: dynamic}") == 0
-    assert (seen["adapter_path"], seen["split"], seen["data"], seen["audio_context"]) == (str(runs()[0]), "test", "there", "dynamic")
+    assert (
+        merge(
+            "--adapters",
+            "asr",
+            "emotion",
+            "--method",
+            "weighted",
+            "--lambda",
+            "0.5",
+            "--evaluate",
+            "--eval-split",
+            "test",
+            "--eval-options",
+            "{data: there, audio_context: dynamic}",
+        )
+        == 0
+    )
+    assert (seen["adapter_path"], seen["split"], seen["data"], seen["audio_context"]) == (
+        str(runs()[0]),
+        "test",
+        "there",
+        "dynamic",
+    )
     assert Path(seen["model"]).is_dir()
 
 
 def test_help_needs_no_torch():
-    code = "import sys\nfrom speechmerge.cli import main\ntry: main(['merge', '--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0
+    code = "import sys\nfrom speechmerge.cli import main\ntry: main(['merge', '--help'])\n" \
+           "except SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        ).returncode
+        == 0
+    )

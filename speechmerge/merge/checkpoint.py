@@ -27,13 +27,15 @@ class Checkpoint:
 
     def entry(self, name: str) -> Entry:
         if name not in self.entries:
-            raise SpeechMergeError(f"{self.folder}: key {name} is not among the {len(self.entries)} weights of this model; "
-                                   "was the adapter trained on another architecture?")
+            raise SpeechMergeError(
+                f"{self.folder}: key {name} is not among the {len(self.entries)} weights of this model; "
+                "was the adapter trained on another architecture?"
+            )
         return self.entries[name]
 
 
 def resolve_model_dir(source) -> Path:
-    """The folder of a model given as a folder or as a hub id that is already in the local hub cache. Never downloads."""
+    """A model's folder, given as such or as a hub id that is already in the local hub cache. Never downloads."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -57,8 +59,10 @@ def weight_files(folder: Path) -> list[Path]:
         return found
     pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
     if pickles:
-        raise SpeechMergeError(f"{folder / pickles[0]}: pickled weights can run code and are not read; save the model as "
-                               "safetensors (transformers: model.save_pretrained)")
+        raise SpeechMergeError(
+            f"{folder / pickles[0]}: pickled weights can run code and are not read; save the model as "
+            "safetensors (transformers: model.save_pretrained)"
+        )
     raise SpeechMergeError(f"{folder}: no *.safetensors weights found")
 
 
@@ -66,7 +70,9 @@ def _indexed(folder: Path) -> list[Path]:
     names = read_json(folder / INDEX).get("weight_map", {})
     for key, name in names.items():
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise SpeechMergeError(f"{folder / INDEX}: key {key}: {name!r} is not the name of a safetensors file in this folder")
+            raise SpeechMergeError(
+                f"{folder / INDEX}: key {key}: {name!r} is not the name of a safetensors file in this folder"
+            )
         if not (folder / name).is_file():
             raise SpeechMergeError(f"{folder / INDEX}: key {key}: {name} is missing; copy the model again")
     return [folder / name for name in sorted(set(names.values()))]

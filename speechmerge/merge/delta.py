@@ -1,9 +1,9 @@
 """Deltas: what an adapter or a fine-tuned model changes in one parameter, relative to its base.
 
-`LowRank` keeps the factors of a LoRA, `Dense` a tensor, `Deferred` the recipe of a tensor that is made when asked for, so
-that a merge of large models never holds more than a few tensors. Sums of low-rank deltas are exact by concatenation and
-are compressed exactly through QR and the SVD of a small core; B and A are never averaged apart.
-All arithmetic is float32 or better, whatever the storage type.
+`LowRank` keeps the factors of a LoRA, `Dense` a tensor, `Deferred` the recipe of a tensor that is made when asked for,
+so that a merge of large models never holds more than a few tensors. Sums of low-rank deltas are exact by concatenation
+and are compressed exactly through QR and the SVD of a small core; B and A are never averaged apart. All arithmetic is
+float32 or better, whatever the storage type.
 """
 import contextlib
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ def zero(shape) -> LowRank:
 
 
 def concatenate(deltas, weights) -> Delta:
-    """sum_i weights[i] * deltas[i], exactly: factors side by side where all are low-rank, a (deferred) dense sum otherwise."""
+    """sum_i weights[i] * deltas[i], exactly: factors side by side where all are low-rank, otherwise a dense sum."""
     if len(deltas) != len(weights):
         raise SpeechMergeError(f"found {len(weights)} weights for {len(deltas)} deltas, expected one for each")
     shapes = {delta.shape for delta in deltas}

@@ -52,17 +52,19 @@ def _remember(key: str, value: str) -> str:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that a delta belongs to: where it was found, and its fingerprint (None where only the name is known)."""
+    """The model that a delta belongs to: where it was found, and its fingerprint if that is known."""
 
     source: str | None = None
     fingerprint: str | None = None
 
     def __str__(self):
-        return f"{self.source or 'an unnamed model'} ({self.fingerprint[:12] if self.fingerprint else 'no fingerprint'})"
+        return (
+            f"{self.source or 'an unnamed model'} ({self.fingerprint[:12] if self.fingerprint else 'no fingerprint'})"
+        )
 
 
 def same_base(first: Base, second: Base) -> bool | None:
-    """By fingerprint where both have one, else by name, else by hashing models that can be found; None: cannot be known."""
+    """By fingerprint where both have one, else by name, else by hashing what can be found; None: unknown."""
     if first.fingerprint and second.fingerprint:
         return first.fingerprint == second.fingerprint
     if not first.source or not second.source:
@@ -82,13 +84,18 @@ def _fingerprint_if_found(source: str) -> str | None:
 
 
 def given_base(source, folder, known: Base, owner: str) -> Base:
-    """The base that someone named, with its fingerprint, after checking that `owner`, which knows `known`, belongs to it.
+    """The base that someone named, with its fingerprint, checked against `known`, which `owner` was trained on.
 
-    Where `owner` only has a name that cannot be looked up (a hub id, another machine's folder), whoever gives the base is
-    believed; shapes are still compared.
+    Where `owner` only has a name that cannot be looked up (a hub id, another machine's folder), whoever gives the base
+    is believed; shapes are still compared.
     """
     opened = Base(str(source), model_fingerprint(folder))
-    if known.fingerprint is None and known.source and known.source != opened.source and not _fingerprint_if_found(known.source):
+    if (
+        known.fingerprint is None
+        and known.source
+        and known.source != opened.source
+        and not _fingerprint_if_found(known.source)
+    ):
         return opened
     return common_base([opened, known], [str(folder), owner])
 
@@ -99,7 +106,9 @@ def common_base(bases, owners) -> Base:
     for base, owner in zip(bases, owners):
         for other, other_owner in zip(bases, owners):
             if same_base(base, other) is False:
-                raise SpeechMergeError(f"{other_owner} belongs to base {other}, {owner} to base {base}: only changes of the same "
-                                       "base can be combined")
+                raise SpeechMergeError(
+                    f"{other_owner} belongs to base {other}, {owner} to base {base}: only changes of the same "
+                    "base can be combined"
+                )
         known = Base(known.source or base.source, known.fingerprint or base.fingerprint)
     return known

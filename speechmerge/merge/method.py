@@ -33,7 +33,7 @@ class Method:
         """Refuse combinations of parameters that make no sense, before any tensor is read."""
 
     def survey(self, tensors):
-        """Learn what is needed of all tensors. `tensors(i)` iterates over (name, delta) of input i, as often as needed."""
+        """Learn what is needed of all tensors. `tensors(i)` iterates over (name, delta) of input i, at every call."""
 
     def merge(self, name: str, deltas):
         """The merged delta of one parameter from the inputs' deltas, in the order of the inputs."""
@@ -63,5 +63,7 @@ class Linear(Method):
 def check_count(method: str, parameter: str, numbers, labels):
     """As many numbers as inputs, or UsageError."""
     if len(numbers) != len(labels):
-        raise UsageError(f"method {method}: {parameter} has {len(numbers)} numbers, expected {len(labels)}, one for each of "
-                         f"{', '.join(labels)}")
+        raise UsageError(
+            f"method {method}: {parameter} has {len(numbers)} numbers, expected {len(labels)}, one for each of "
+            f"{', '.join(labels)}"
+        )

@@ -1,4 +1,4 @@
-"""What a merge method may be told: typed parameters with defaults and ranges, declared in code, checked in one place."""
+"""What a merge method may be told: typed parameters with defaults and ranges, declared in code and checked here."""
 import difflib
 import math
 from dataclasses import dataclass
@@ -22,13 +22,15 @@ class Parameter:
     open_high: bool = False
 
     def __str__(self):
-        default = "required" if self.default is REQUIRED else f"default {'none' if self.default is None else self.default}"
+        default = "none" if self.default is None else self.default
+        default = "required" if self.default is REQUIRED else f"default {default}"
         return f"{self.name} ({self._expected()}; {default}): {self.help}"
 
     def _expected(self) -> str:
         if isinstance(self.kind, tuple):
             return " | ".join(self.kind)
-        kind = {"floats": "one number per adapter"}.get(self.kind) or {float: "number", int: "integer", bool: "true or false"}[self.kind]
+        words = {"floats": "one number per adapter", float: "number", int: "integer", bool: "true or false"}
+        kind = words[self.kind]
         if self.low == -math.inf and self.high == math.inf:
             return kind
         left = "" if self.low == -math.inf else f"{self.low:g} <= "
@@ -62,20 +64,23 @@ class Parameter:
         return self._bounded(self.kind(float(value)) if self.kind is int else float(value))
 
     def _bounded(self, number):
-        if not math.isfinite(number) or number < self.low or number > self.high or (self.open_high and number == self.high):
+        outside = number < self.low or number > self.high or (self.open_high and number == self.high)
+        if outside or not math.isfinite(number):
             raise ValueError(number)
         return number
 
 
 def resolve(method: str, declared, given: dict) -> dict:
-    """All parameters of a method with their values. Raises UsageError for an unknown name, a bad value, a missing one."""
+    """All parameters of a method with their values. Raises UsageError for unknown, wrong and missing ones."""
     known = {parameter.name: parameter for parameter in declared}
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise UsageError(f"method {method}: unknown parameter {name!r}; {hint}known: {', '.join(known) or 'none'}")
-    values = {name: parameter.read(given[name]) if name in given else parameter.default for name, parameter in known.items()}
+    values = {
+        name: parameter.read(given[name]) if name in given else parameter.default for name, parameter in known.items()
+    }
     missing = [name for name, value in values.items() if value is REQUIRED]
     if missing:
         raise UsageError(f"method {method}: parameter {missing[0]!r} is required; {known[missing[0]]}")

@@ -1,8 +1,8 @@
 """Adapters and models from disk to task vectors. A LoRA is read from its own files alone, without its base.
 
-What a folder is, is seen from what is in it: `adapter_config.json` (PEFT), `delta.json` (our own deltas), or the weights of
-a full fine-tuned model, which need `base`. Whatever would change the meaning of the numbers and is not handled is refused
-by name.
+What a folder is, is seen from what is in it: `adapter_config.json` (PEFT), `delta.json` (our own deltas), or the
+weights of a full fine-tuned model, which need `base`. Whatever would change the meaning of the numbers and is not
+handled is refused by name.
 """
 import hashlib
 from pathlib import Path
@@ -18,15 +18,17 @@ from speechmerge.merge.task_vector import TaskVector
 def read(source, base=None, name=None) -> TaskVector:
     """The task vector of a folder (or a TaskVector as it is).
 
-    `base`: folder or cached hub id of the base model; needed only for DoRA, fully saved modules, trained biases and full
-    fine-tuned models, and where given the vector must belong to it. `name`: what to call it.
+    `base`: folder or cached hub id of the base model; needed only for DoRA, fully saved modules, trained biases and
+    full fine-tuned models, and where given the vector must belong to it. `name`: what to call it.
     """
     if isinstance(source, TaskVector):
         vector = source
     else:
         folder = Path(source).expanduser()
         if not folder.is_dir():
-            raise SpeechMergeError(f"adapter {source}: no such folder; `speechmerge list adapters` shows the registered ones")
+            raise SpeechMergeError(
+                f"adapter {source}: no such folder; `speechmerge list adapters` shows the registered ones"
+            )
         vector = _reader(folder)(folder, base)
     if base is not None:
         known = given_base(base, resolve_model_dir(base), vector.base, vector.origin or vector.label)
@@ -42,7 +44,9 @@ def _reader(folder: Path):
     if (folder / "delta.json").is_file():
         return read_delta
     if any(folder.glob("adapter_model.*")):
-        raise SpeechMergeError(f"{folder}: adapter weights without adapter_config.json, so that rank and scaling are unknown")
+        raise SpeechMergeError(
+            f"{folder}: adapter weights without adapter_config.json, so that rank and scaling are unknown"
+        )
     return read_full
 
 
@@ -55,7 +59,9 @@ def read_delta(folder, base=None) -> TaskVector:
 
     def entry(key):
         if key not in entries:
-            raise SpeechMergeError(f"{folder / 'delta.safetensors'}: key {key} is missing, delta.json names it; save it again")
+            raise SpeechMergeError(
+                f"{folder / 'delta.safetensors'}: key {key} is missing, delta.json names it; save it again"
+            )
         return entries[key]
 
     deltas = {}
@@ -75,7 +81,9 @@ def read_full(folder, base=None) -> TaskVector:
     about = our_notes(folder)
     base = base or about["base"].source
     if base is None:
-        raise SpeechMergeError(f"{folder}: the weights of a full model become a task vector only relative to its base; give --base")
+        raise SpeechMergeError(
+            f"{folder}: the weights of a full model become a task vector only relative to its base; give --base"
+        )
     tuned, start = Checkpoint(folder), Checkpoint(base)
     _same_keys(tuned, start)
     names = [name for name, entry in tuned.entries.items() if entry.dtype in FLOATS]
@@ -98,7 +106,9 @@ def difference(tuned, start):
     from speechmerge.merge.delta import Deferred
 
     if tuned.shape != start.shape:
-        raise SpeechMergeError(f"{tuned.path}: key {tuned.name}: shape {list(tuned.shape)}, the base has {list(start.shape)}")
+        raise SpeechMergeError(
+            f"{tuned.path}: key {tuned.name}: shape {list(tuned.shape)}, the base has {list(start.shape)}"
+        )
     return Deferred(tuned.shape, lambda: read_tensor(tuned).float() - read_tensor(start).float())
 
 

@@ -1,4 +1,4 @@
-"""A PEFT adapter folder to a task vector: LoRA, rsLoRA, DoRA, rank and alpha patterns, kernels, fully saved modules, biases.
+"""A PEFT adapter folder to a task vector: LoRA, rsLoRA, DoRA, patterns, kernels, fully saved modules, biases.
 
 Scaling: alpha / r, with rsLoRA alpha / sqrt(r). DoRA (arXiv 2402.09353, as PEFT computes it): W' = m (W + s B A) /
 ||W + s B A||, the norm over each output row, so that its delta is W' - W, of full rank, and needs the base's weights.
@@ -22,10 +22,17 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # settings under which B A is not the change of the base's weight; any value but an empty one is refused
 REFUSED = {
-    "fan_in_fan_out": "transposed weights", "lora_bias": "a bias on B", "layer_replication": "replicated layers",
-    "target_parameters": "LoRA on bare parameters", "trainable_token_indices": "trainable tokens",
-    "alora_invocation_tokens": "activated LoRA", "use_qalora": "QALoRA", "use_bdlora": "BD-LoRA", "arrow_config": "Arrow routing",
-    "kasa_config": "KaSA", "monteclora_config": "MonteCLoRA",
+    "fan_in_fan_out": "transposed weights",
+    "lora_bias": "a bias on B",
+    "layer_replication": "replicated layers",
+    "target_parameters": "LoRA on bare parameters",
+    "trainable_token_indices": "trainable tokens",
+    "alora_invocation_tokens": "activated LoRA",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
 }
 # initialisations that also change the base's weights, unless PEFT converted the adapter when it was saved
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
@@ -46,9 +53,13 @@ def read_peft(folder, base=None) -> TaskVector:
     if not deltas:
         raise SpeechMergeError(f"{path}: no LoRA weights in this file")
     ranks = sorted({parts["lora_A"].shape[0] for parts in factors.values()})
-    details = {"sha256": sha256_file(path), "rank": ranks, "kind": "dora" if config.get("use_dora") else "lora",
-               "scaling": sorted({scaling(config, module, parts["lora_A"].shape[0]) for module, parts in factors.items()}),
-               "peft": {key: config.get(key) for key in ("task_type", "auto_mapping") if config.get(key)}}
+    details = {
+        "sha256": sha256_file(path),
+        "rank": ranks,
+        "kind": "dora" if config.get("use_dora") else "lora",
+        "scaling": sorted({scaling(config, module, parts["lora_A"].shape[0]) for module, parts in factors.items()}),
+        "peft": {key: config.get(key) for key in ("task_type", "auto_mapping") if config.get(key)},
+    }
     return TaskVector(dict(sorted(deltas.items())), known, notes["task"], notes["language"], str(folder), details)
 
 
@@ -60,12 +71,16 @@ def read_config(folder: Path) -> dict:
         raise SpeechMergeError(f"{path}: key peft_type: found {config.get('peft_type')!r}, expected 'LORA'")
     for key, meaning in REFUSED.items():
         if config.get(key):
-            raise SpeechMergeError(f"{path}: key {key}: {meaning} ({config[key]!r}) cannot be merged; merge it into its base with "
-                                   "PEFT's merge_and_unload and give the full model")
+            raise SpeechMergeError(
+                f"{path}: key {key}: {meaning} ({config[key]!r}) cannot be merged; merge it into its base with "
+                "PEFT's merge_and_unload and give the full model"
+            )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
-        raise SpeechMergeError(f"{path}: key init_lora_weights: {start!r} also changed the base's weights; save the adapter with "
-                               "PEFT's path_initial_model_for_weight_conversion")
+        raise SpeechMergeError(
+            f"{path}: key init_lora_weights: {start!r} also changed the base's weights; save the adapter with "
+            "PEFT's path_initial_model_for_weight_conversion"
+        )
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), (int, float)) or config[key] <= 0:
             raise SpeechMergeError(f"{path}: key {key}: found {config.get(key)!r}, expected a positive number")
@@ -76,9 +91,13 @@ def weights_file(folder: Path) -> Path:
     if (folder / WEIGHTS).is_file():
         return folder / WEIGHTS
     if (folder / "adapter_model.bin").is_file():
-        raise SpeechMergeError(f"{folder / 'adapter_model.bin'}: pickled weights can run code and are not read; load the adapter "
-                               "with PEFT where you trust it and save it as safetensors")
-    raise SpeechMergeError(f"{folder / WEIGHTS}: missing, found only {', '.join(sorted(p.name for p in folder.iterdir()))}")
+        raise SpeechMergeError(
+            f"{folder / 'adapter_model.bin'}: pickled weights can run code and are not read; load the adapter "
+            "with PEFT where you trust it and save it as safetensors"
+        )
+    raise SpeechMergeError(
+        f"{folder / WEIGHTS}: missing, found only {', '.join(sorted(p.name for p in folder.iterdir()))}"
+    )
 
 
 def group_keys(path: Path, entries: dict):
@@ -100,7 +119,9 @@ def group_keys(path: Path, entries: dict):
     for module, parts in factors.items():
         for part in ("lora_A", "lora_B"):
             if part not in parts:
-                raise SpeechMergeError(f"{path}: key {PREFIX}{module}.{part}.weight is missing beside {', '.join(sorted(parts))}")
+                raise SpeechMergeError(
+                    f"{path}: key {PREFIX}{module}.{part}.weight is missing beside {', '.join(sorted(parts))}"
+                )
     return factors, whole
 
 
@@ -121,8 +142,10 @@ def _delta(path: Path, module: str, parts: dict, config: dict, start):
     a, b = parts["lora_A"], parts["lora_B"]
     rank = pattern_value(config.get("rank_pattern"), module, config["r"])
     if len(a.shape) < 2 or len(b.shape) != len(a.shape) or a.shape[0] != b.shape[1] or set(b.shape[2:]) - {1}:
-        raise SpeechMergeError(f"{path}: key {a.name}: shape {list(a.shape)} does not fit {b.name} with {list(b.shape)} "
-                               "(expected A [r, in, ...] and B [out, r, 1...]; grouped convolutions are not handled)")
+        raise SpeechMergeError(
+            f"{path}: key {a.name}: shape {list(a.shape)} does not fit {b.name} with {list(b.shape)} "
+            "(expected A [r, in, ...] and B [out, r, 1...]; grouped convolutions are not handled)"
+        )
     if a.shape[0] != rank or rank == 0:
         raise SpeechMergeError(f"{path}: key {a.name}: rank {a.shape[0]}, adapter_config.json says {rank}")
     shape = (b.shape[0], *a.shape[1:])
@@ -130,7 +153,8 @@ def _delta(path: Path, module: str, parts: dict, config: dict, start):
     low = LowRank(B, A, scaling(config, module, rank), shape)
     if not config.get("use_dora"):
         if "lora_magnitude_vector" in parts:
-            raise SpeechMergeError(f"{path}: key {parts['lora_magnitude_vector'].name}: DoRA weights, adapter_config.json says use_dora false")
+            key = parts["lora_magnitude_vector"].name
+            raise SpeechMergeError(f"{path}: key {key}: DoRA weights, adapter_config.json says use_dora false")
         return low
     return _dora(path, module, low, parts, start)
 
@@ -140,8 +164,10 @@ def _dora(path: Path, module: str, low: LowRank, parts: dict, start: Checkpoint)
         raise SpeechMergeError(f"{path}: key {PREFIX}{module}.lora_magnitude_vector is missing, use_dora is set")
     magnitude, weight = read_tensor(parts["lora_magnitude_vector"]).reshape(-1, 1), start.entry(f"{module}.weight")
     if weight.shape != low.shape or len(magnitude) != low.shape[0]:
-        raise SpeechMergeError(f"{path}: key {PREFIX}{module}: LoRA {list(low.shape)} with {len(magnitude)} magnitudes, "
-                               f"the base's weight is {list(weight.shape)}")
+        raise SpeechMergeError(
+            f"{path}: key {PREFIX}{module}: LoRA {list(low.shape)} with {len(magnitude)} magnitudes, "
+            f"the base's weight is {list(weight.shape)}"
+        )
 
     def compute():
         base = read_tensor(weight).float().reshape(low.shape[0], -1)
@@ -153,9 +179,11 @@ def _dora(path: Path, module: str, low: LowRank, parts: dict, start: Checkpoint)
 
 
 def _open_base(folder: Path, known: Base, given):
-    """The base's weights, after checking that they are the ones the adapter was trained on, and what is now known of it."""
+    """The weights that the adapter was trained on, checked, and what is now known of this base."""
     try:
         found = base_folder(known, given)
     except SpeechMergeError as error:
-        raise SpeechMergeError(f"{folder}: DoRA, fully saved modules and trained biases need the base's weights: {error}") from error
+        raise SpeechMergeError(
+            f"{folder}: DoRA, fully saved modules and trained biases need the base's weights: {error}"
+        ) from error
     return Checkpoint(found), given_base(given or known.source, found, known, str(folder))

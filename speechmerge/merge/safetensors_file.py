@@ -38,7 +38,9 @@ def read_header(path) -> dict[str, Entry]:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, LONGEST_HEADER):
-                raise SpeechMergeError(f"{path}: truncated or no safetensors file ({size} bytes, header says {length}); copy it again")
+                raise SpeechMergeError(
+                    f"{path}: truncated or no safetensors file ({size} bytes, header says {length}); copy it again"
+                )
             header = json.loads(file.read(length).decode("utf-8"))
     except OSError as error:
         raise SpeechMergeError(f"{path}: cannot be read ({error.strerror})") from error
@@ -52,14 +54,21 @@ def read_header(path) -> dict[str, Entry]:
 
 def _entry(path: Path, name: str, fields, offset: int, size: int) -> Entry:
     try:
-        dtype, shape, (start, stop) = fields["dtype"], tuple(map(int, fields["shape"])), map(int, fields["data_offsets"])
+        dtype, shape = fields["dtype"], tuple(map(int, fields["shape"]))
+        start, stop = map(int, fields["data_offsets"])
         expected = BYTES[dtype] * math.prod(shape)
     except (KeyError, TypeError, ValueError) as error:
-        raise SpeechMergeError(f"{path}: key {name}: header entry is damaged or of an unknown type ({fields})") from error
+        raise SpeechMergeError(
+            f"{path}: key {name}: header entry is damaged or of an unknown type ({fields})"
+        ) from error
     if min(shape, default=0) < 0 or start < 0 or stop - start != expected:
-        raise SpeechMergeError(f"{path}: key {name}: {dtype} {list(shape)} needs {expected} bytes, header gives {start}..{stop}")
+        raise SpeechMergeError(
+            f"{path}: key {name}: {dtype} {list(shape)} needs {expected} bytes, header gives {start}..{stop}"
+        )
     if offset + stop > size:
-        raise SpeechMergeError(f"{path}: truncated: key {name} ends at byte {offset + stop}, the file has {size}; copy it again")
+        raise SpeechMergeError(
+            f"{path}: truncated: key {name} ends at byte {offset + stop}, the file has {size}; copy it again"
+        )
     return Entry(path, name, dtype, shape, offset + start, offset + stop)
 
 
@@ -71,7 +80,9 @@ def read_bytes(entry: Entry, block: int = 1 << 24):
         while left:
             data = file.read(min(block, left))
             if not data:
-                raise SpeechMergeError(f"{entry.path}: key {entry.name}: file ended early; was it changed while it was read?")
+                raise SpeechMergeError(
+                    f"{entry.path}: key {entry.name}: file ended early; was it changed while it was read?"
+                )
             left -= len(data)
             yield data
 
@@ -93,10 +104,10 @@ def read_tensor(entry: Entry):
 def _torch_types() -> dict:
     import torch
 
-    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-            "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-            "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64,
-            "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+             "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "U16": "uint16", "U32": "uint32",
+             "U64": "uint64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+    return {name: getattr(torch, dtype) for name, dtype in names.items()}
 
 
 def write_stream(path, layout: dict[str, tuple[str, tuple]], make):

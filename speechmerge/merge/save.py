@@ -1,8 +1,8 @@
 """Task vectors to disk: as a PEFT adapter, as full weights, or as deltas; written beside the target and renamed.
 
-A PEFT adapter is written with alpha = rank and without rsLoRA or DoRA, so that its scaling is 1 for every tensor and plain
-PEFT reads exactly B A. Without a rank, low-rank deltas keep their numerical rank (exact) and dense ones get full rank.
-Factors and deltas are float32; full weights keep the base's storage types, added in float32.
+A PEFT adapter is written with alpha = rank and without rsLoRA or DoRA, so that its scaling is 1 for every tensor and
+plain PEFT reads exactly B A. Without a rank, low-rank deltas keep their numerical rank (exact) and dense ones get full
+rank. Factors and deltas are float32; full weights keep the base's storage types, added in float32.
 """
 import json
 import shutil
@@ -37,7 +37,9 @@ def save(vector: TaskVector, folder, as_="lora", rank=None, base=None) -> dict:
 def check_target(folder: Path):
     """A merge replaces an older merge, and never anything else."""
     with lock(folder):  # another merge may be replacing it
-        foreign = folder.exists() and not (folder / METADATA).is_file() and (not folder.is_dir() or any(folder.iterdir()))
+        foreign = (
+            folder.exists() and not (folder / METADATA).is_file() and (not folder.is_dir() or any(folder.iterdir()))
+        )
     if foreign:
         raise SpeechMergeError(f"{folder}: exists and is no merge; choose another --output-dir")
 
@@ -53,16 +55,26 @@ def write(vector: TaskVector, folder: Path, as_="lora", rank=None, base=None) ->
         known = given_base(base or known.source, base_folder(known, base), known, vector.label)
     with one_thread():
         facts = WRITERS[as_](vector, Path(folder), known, rank)
-    metadata = {"tag": vector.label, **vector.details, "task": vector.task, "language": vector.language, "base": vars(known),
-                "saved_as": as_, **facts, "provenance": provenance()}
+    metadata = {
+        "tag": vector.label,
+        **vector.details,
+        "task": vector.task,
+        "language": vector.language,
+        "base": vars(known),
+        "saved_as": as_,
+        **facts,
+        "provenance": provenance(),
+    }
     write_json(Path(folder) / METADATA, metadata)
-    write_json(Path(folder) / "speechmerge.json", {"task": vector.task, "language": vector.language, "base": vars(known),
-                                                   "merged": metadata["tag"]})
+    write_json(
+        Path(folder) / "speechmerge.json",
+        {"task": vector.task, "language": vector.language, "base": vars(known), "merged": metadata["tag"]},
+    )
     return metadata
 
 
 def write_lora(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
-    """adapter_model.safetensors and adapter_config.json. Raises SpeechMergeError for parameters that LoRA cannot hold."""
+    """adapter_model.safetensors and adapter_config.json. SpeechMergeError for parameters that LoRA cannot hold."""
     check_lora(vector)
     tensors, ranks, errors, norms = {}, {}, {}, {}
     for name, delta in sorted(vector.deltas.items()):
@@ -82,7 +94,9 @@ def check_lora(vector: TaskVector):
     """A LoRA holds matrices and kernels of modules, not biases, norms or embeddings."""
     for name, delta in vector.deltas.items():
         if len(delta.shape) < 2 or not name.endswith(".weight") or "embed" in name.rsplit(".", 2)[-2]:
-            raise SpeechMergeError(f"key {name} {list(delta.shape)}: cannot be held by a LoRA; save as full or as delta")
+            raise SpeechMergeError(
+                f"key {name} {list(delta.shape)}: cannot be held by a LoRA; save as full or as delta"
+            )
 
 
 def error_report(errors: dict, norms: dict) -> dict:
@@ -97,10 +111,26 @@ def adapter_config(ranks: dict[str, int], base: Base, extra: dict) -> dict:
     """A LoraConfig as plain PEFT loads it: scaling alpha / r = 1 everywhere, ranks that differ in rank_pattern."""
     usual = max(ranks.values(), key=lambda rank: (list(ranks.values()).count(rank), rank))
     pattern = {module: rank for module, rank in ranks.items() if rank != usual}
-    return {"peft_type": "LORA", "task_type": None, "auto_mapping": None, **extra, "r": usual, "lora_alpha": usual,
-            "rank_pattern": pattern, "alpha_pattern": dict(pattern), "target_modules": sorted(ranks), "modules_to_save": None,
-            "bias": "none", "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "fan_in_fan_out": False,
-            "init_lora_weights": True, "inference_mode": True, "base_model_name_or_path": base.source}
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "auto_mapping": None,
+        **extra,
+        "r": usual,
+        "lora_alpha": usual,
+        "rank_pattern": pattern,
+        "alpha_pattern": dict(pattern),
+        "target_modules": sorted(ranks),
+        "modules_to_save": None,
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "base_model_name_or_path": base.source,
+    }
 
 
 def write_delta(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
@@ -131,13 +161,17 @@ def write_full(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
     for name, delta in vector.deltas.items():
         entry = start.entry(name)
         if entry.shape != delta.shape or entry.dtype not in FLOATS:
-            raise SpeechMergeError(f"{entry.path}: key {name}: {entry.dtype} {list(entry.shape)}, the delta is {list(delta.shape)}")
+            raise SpeechMergeError(
+                f"{entry.path}: key {name}: {entry.dtype} {list(entry.shape)}, the delta is {list(delta.shape)}"
+            )
 
     def make(name):
         tensor = read_tensor(start.entries[name])
         return tensor.float() + vector.deltas[name].dense() if name in vector.deltas else tensor
 
-    write_stream(folder / "model.safetensors", {name: (entry.dtype, entry.shape) for name, entry in start.entries.items()}, make)
+    write_stream(
+        folder / "model.safetensors", {name: (entry.dtype, entry.shape) for name, entry in start.entries.items()}, make
+    )
     for path in sorted(start.folder.iterdir()):
         if path.is_file() and path.suffix not in WEIGHT_SUFFIXES and not path.name.endswith(".index.json"):
             shutil.copyfile(path, folder / path.name)

@@ -10,8 +10,8 @@ def sum_of_signs(tensors) -> int:
 def disjoint_mean(tensors, majority) -> torch.Tensor:
     """Per element: the sign of the sum, then the mean of the non-zero values of that sign.
 
-    `tensors`: float32, one per task vector, all of one shape. `majority()` gives the sign (+1, 0, -1) for elements whose
-    non-zero values sum to exactly zero; it is called only where there are such.
+    `tensors`: float32, one per task vector, all of one shape. `majority()` gives the sign (+1, 0, -1) for elements
+    whose non-zero values sum to exactly zero; it is called only where there are such.
     """
     sign = torch.sign(_total(tensors))
     undecided = (sign == 0) & torch.stack([tensor != 0 for tensor in tensors]).any(dim=0)

@@ -9,8 +9,9 @@ LONGEST = 60  # characters; longer lists of adapters are replaced by a hash
 def merge_tag(method: str, parameters, values: dict, vectors) -> str:
     """`ties_k20_l1_asr-emotion`: safe as a file name, and another one for other parameters or adapters.
 
-    Numbers always stand in it (by the first letter of their name), words and switches where they differ from the default.
-    A hash is added where the readable part alone could be shared: rounded numbers, unregistered or equally named adapters.
+    Numbers always stand in it (by the first letter of their name), words and switches where they differ from the
+    default. A hash is added where the readable part alone could be shared: rounded numbers, unregistered or equally
+    named adapters.
     """
     words, exact = [], True
     for parameter in parameters:
@@ -25,7 +26,9 @@ def merge_tag(method: str, parameters, values: dict, vectors) -> str:
     readable = safe("_".join([method, *words, "-".join(labels)]))
     if exact and len(readable) <= LONGEST:
         return readable
-    identity = json.dumps([method, values, [(vector.label, vector.origin) for vector in vectors]], sort_keys=True, default=str)
+    identity = json.dumps(
+        [method, values, [(vector.label, vector.origin) for vector in vectors]], sort_keys=True, default=str
+    )
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     if len(readable) > LONGEST:
         readable = safe("_".join([method, *words, f"{len(labels)}adapters"]))[:LONGEST]

@@ -14,7 +14,7 @@ class TaskVector:
     """name of the parameter -> Delta. `origin` is the folder it was read from, `details` what is worth keeping of it
     (sha256, rank, scaling of an adapter; method, parameters and inputs of a merge).
 
-    Arithmetic is task arithmetic: `a + b`, `a - b`, `0.4 * a`, `-a`; a parameter that one side lacks is unchanged there.
+    Arithmetic is task arithmetic: `a + b`, `a - b`, `0.4 * a`, `-a`; what one side lacks is unchanged there.
     """
 
     deltas: dict[str, Delta]
@@ -51,7 +51,7 @@ class TaskVector:
 
     @contextlib.contextmanager
     def applied(self, module: torch.nn.Module):
-        """Within the block, `module` (a model of this vector's base) has base + delta; afterwards its own bytes again."""
+        """Within the block, `module` (a model of this base) has base + delta; afterwards its own bytes again."""
         kept = {}
         try:
             with torch.no_grad():
@@ -76,7 +76,7 @@ class TaskVector:
 
 
 def combine(vectors, weights) -> TaskVector:
-    """sum_i weights[i] * vectors[i] over all parameters that any of them has. Raises SpeechMergeError for other bases."""
+    """sum_i weights[i] * vectors[i] over all parameters that any of them has. SpeechMergeError for other bases."""
     base = common_base([vector.base for vector in vectors], [vector.label for vector in vectors])
     check_shapes(vectors)
     names = sorted({name for vector in vectors for name in vector.deltas})
@@ -84,7 +84,9 @@ def combine(vectors, weights) -> TaskVector:
     for name in names:
         present = [(vector.deltas[name], weight) for vector, weight in zip(vectors, weights) if name in vector.deltas]
         deltas[name] = concatenate(*zip(*present))
-    return TaskVector(deltas, base, details={"sum_of": [(weight, vector.label) for weight, vector in zip(weights, vectors)]})
+    return TaskVector(
+        deltas, base, details={"sum_of": [(weight, vector.label) for weight, vector in zip(weights, vectors)]}
+    )
 
 
 def check_shapes(vectors):
@@ -94,8 +96,10 @@ def check_shapes(vectors):
         for name, delta in vector.deltas.items():
             shape, owner = seen.setdefault(name, (delta.shape, vector.label))
             if shape != delta.shape:
-                raise SpeechMergeError(f"key {name}: {owner} has shape {list(shape)}, {vector.label} has {list(delta.shape)}; "
-                                       "these adapters were not trained on the same architecture")
+                raise SpeechMergeError(
+                    f"key {name}: {owner} has shape {list(shape)}, {vector.label} has {list(delta.shape)}; "
+                    "these adapters were not trained on the same architecture"
+                )
 
 
 def _parameter(module, name: str, delta: Delta):
@@ -104,5 +108,7 @@ def _parameter(module, name: str, delta: Delta):
     except AttributeError as error:
         raise SpeechMergeError(f"key {name}: the model {type(module).__name__} has no such parameter") from error
     if tuple(parameter.shape) != delta.shape:
-        raise SpeechMergeError(f"key {name}: the model has shape {list(parameter.shape)}, the delta {list(delta.shape)}")
+        raise SpeechMergeError(
+            f"key {name}: the model has shape {list(parameter.shape)}, the delta {list(delta.shape)}"
+        )
     return parameter

@@ -1,8 +1,8 @@
 """The exact magnitude threshold of a whole task vector, without sorting it and without holding it.
 
 The bits of a non-negative float32 grow with its value, so that the n-th largest magnitude is found in two passes: a
-histogram of the upper 16 bits tells in which bin it lies, the values of that bin (about one in a few hundred) are kept and
-partitioned. Memory: one tensor, 65,536 counts, one bin.
+histogram of the upper 16 bits tells in which bin it lies, the values of that bin (about one in a few hundred) are kept
+and partitioned. Memory: one tensor, 65,536 counts, one bin.
 """
 from fractions import Fraction
 
@@ -17,7 +17,8 @@ def magnitude_threshold(tensors, percent: float) -> float:
     histogram = np.zeros(1 << 16, dtype=np.int64)
     for _, delta in tensors():
         histogram += np.bincount(_bits(delta) >> 16, minlength=1 << 16)
-    keep = int(int(histogram.sum()) * Fraction(repr(float(percent))) / 100)  # 30 % of 10 is 3, in floats 2.9999999999999996
+    # as a fraction, because 30 % of 10 is 3 and in floats 2.9999999999999996
+    keep = int(int(histogram.sum()) * Fraction(repr(float(percent))) / 100)
     if keep == 0:
         return float("inf")
     above = np.cumsum(histogram[::-1])[::-1]  # elements in this bin and all larger ones

@@ -1,7 +1,7 @@
 """speechmerge merge --adapters asr emotion --method ties --param k=20 --save lora --rank 16
 
-Makes exp/merged/<method>/<task_combo>/runs/run_<time>/ with the merged weights and merge_metadata.json, or --output-dir.
-A merge that is already there, of the same adapters with the same options, is used again.
+Makes exp/merged/<method>/<task_combo>/runs/run_<time>/ with the merged weights and merge_metadata.json, or
+--output-dir. A merge that is already there, of the same adapters with the same options, is used again.
 """
 import argparse
 
@@ -13,19 +13,32 @@ HELP = "combine adapters or fine-tuned models of one base into one"
 def add_arguments(parser):
     parser.add_argument("--adapters", nargs="+", action=CommaList, required=True,
                         help="folders, or names that `speechmerge list adapters` shows")
-    parser.add_argument("--method", default="uniform", help="`speechmerge list methods` shows all with their parameters")
+    parser.add_argument(
+        "--method", default="uniform", help="`speechmerge list methods` shows all with their parameters"
+    )
     parser.add_argument("--lambda", type=float, dest="lambda", help="the method's parameter lambda")
-    parser.add_argument("--param", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="a parameter of the method; repeatable")
-    parser.add_argument("--method-params", type=mapping_or_value, default={}, metavar="{KEY: VALUE, ...}", help="several at once, as in a config")
+    parser.add_argument("--param", type=key_value, action="append", default=[], metavar="KEY=VALUE",
+                        help="a parameter of the method; repeatable")
+    parser.add_argument("--method-params", type=mapping_or_value, default={}, metavar="{KEY: VALUE, ...}",
+                        help="several at once, as in a config")
     parser.add_argument("--merge-mode", choices=("common", "strict"), default="common",
                         help="parameters that not all adapters change: leave them as in the base, or refuse to merge")
-    parser.add_argument("--base", help="folder of the base model; needed for DoRA, full models and --save full where it cannot be found")
-    parser.add_argument("--save", choices=("lora", "full", "delta"), default="lora", help="a PEFT adapter, a whole model, or the deltas")
-    parser.add_argument("--rank", type=int, help="largest rank of the adapter; what it loses is reported. Default: as much as is needed")
+    parser.add_argument(
+        "--base", help="folder of the base model; needed for DoRA, full models and --save full where it cannot be found"
+    )
+    parser.add_argument(
+        "--save", choices=("lora", "full", "delta"), default="lora", help="a PEFT adapter, a whole model, or the deltas"
+    )
+    parser.add_argument(
+        "--rank", type=int, help="largest rank of the adapter; what it loses is reported. Default: as much as is needed"
+    )
     parser.add_argument("--output-dir", help="default: exp/merged/<method>/<task_combo>/runs/run_<time>")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
-    parser.add_argument("--force", type=boolean, default=False, help="merge again although it was done with the same inputs")
-    parser.add_argument("--evaluate", type=boolean, nargs="?", const=True, default=False, help="then decode and score it on the merged tasks")
+    parser.add_argument(
+        "--force", type=boolean, default=False, help="merge again although it was done with the same inputs"
+    )
+    parser.add_argument("--evaluate", type=boolean, nargs="?", const=True, default=False,
+                        help="then decode and score it on the merged tasks")
     parser.add_argument("--eval-split", type=split_name, default="dev", help="validation or test")
     parser.add_argument("--eval-options", type=mapping_or_value, default={}, metavar="{KEY: VALUE, ...}",
                         help="more options of evaluate-merged, such as {data: data, audio-context: dynamic}")
@@ -36,7 +49,9 @@ def run(args):
     from speechmerge.merge.registry import METHODS
 
     if args.rank is not None and (args.save != "lora" or args.rank < 1):
-        raise UsageError(f"--rank: found {args.rank} with --save {args.save}, expected a positive number with --save lora")
+        raise UsageError(
+            f"--rank: found {args.rank} with --save {args.save}, expected a positive number with --save lora"
+        )
     systems = find_adapters(args.adapters, args.exp_dir)
     values = METHODS.get(args.method)(args.method, labels(systems), method_params(args)).values
     folder = merged_folder(args, systems, values)
@@ -50,13 +65,15 @@ def method_params(args) -> dict:
     from speechmerge.errors import UsageError
 
     if not isinstance(args.method_params, dict):
-        raise UsageError(f"--method-params: found {args.method_params!r}, expected a mapping such as {{k: 20, lambda: 1.0}}")
+        raise UsageError(
+            f"--method-params: found {args.method_params!r}, expected a mapping such as {{k: 20, lambda: 1.0}}"
+        )
     given = {**args.method_params, **dict(args.param)}
     return given if getattr(args, "lambda") is None else {**given, "lambda": getattr(args, "lambda")}
 
 
 def find_adapters(words, exp_dir):
-    """[(name, System)]: folders or registered names in the order given. An unregistered folder has no name of its own."""
+    """[(name, System)]: folders or registered names in the order given. Unregistered folders have name None."""
     from speechmerge.errors import UsageError
     from speechmerge.systems import find_systems, known_adapters
 
@@ -121,10 +138,17 @@ def make(args, systems, values, folder, key):
     from speechmerge.merge.save import check_target, write
 
     given = {parameter: value for parameter, value in values.items() if value is not None}
-    merged = merge([system.path for _, system in systems], method=args.method, base=args.base, merge_mode=args.merge_mode,
-                   names=[name for name, _ in systems], **given)
+    merged = merge(
+        [system.path for _, system in systems],
+        method=args.method,
+        base=args.base,
+        merge_mode=args.merge_mode,
+        names=[name for name, _ in systems],
+        **given,
+    )
     for label, names in merged.details["left_out"].items():
-        logging.warning("%s: %d parameters are not changed by all adapters and stay as in the base, such as %s", label, len(names), names[0])
+        logging.warning("%s: %d parameters are not changed by all adapters and stay as in the base, such as %s",
+                        label, len(names), names[0])
     with atomic_dir(folder) as beside:
         check_target(folder)
         write(merged, beside, args.save, args.rank, args.base)
@@ -138,7 +162,8 @@ def print_merge(folder):
     metadata = read_metadata(folder)
     print(f"{metadata['tag']}: {folder}")
     if metadata["saved_as"] == "lora":
-        print(f"adapter of rank {metadata['rank']}, lost in recompression: {100 * metadata['error']['relative_total']:.4g} % (Frobenius)")
+        lost = 100 * metadata["error"]["relative_total"]
+        print(f"adapter of rank {metadata['rank']}, lost in recompression: {lost:.4g} % (Frobenius)")
 
 
 def evaluate(folder, args):
@@ -158,5 +183,7 @@ def evaluate(folder, args):
     except argparse.ArgumentError as error:
         raise UsageError(f"--eval-options: {error}") from error
     if unknown:
-        raise UsageError(f"--eval-options: unexpected {unknown[0]!r}; `speechmerge evaluate-merged --help` lists the options")
+        raise UsageError(
+            f"--eval-options: unexpected {unknown[0]!r}; `speechmerge evaluate-merged --help` lists the options"
+        )
     return evaluate_merged.run(options)

@@ -6,9 +6,11 @@ from speechmerge.merge.registry import METHODS
 
 @METHODS.register("cat")
 class Concatenate(Linear):
-    """Exact weighted sum by concatenating factors: rank up to the sum of ranks; --rank recompresses it when it is saved."""
+    """Exact weighted sum by concatenating factors: rank up to the sum of ranks; --rank recompresses when saving."""
 
-    parameters = (Parameter("weights", "floats", None, "one weight per adapter, of any sign; 1 for each where not given"),)
+    parameters = (
+        Parameter("weights", "floats", None, "one weight per adapter, of any sign; 1 for each where not given"),
+    )
 
     def check(self):
         self.weights = self.values["weights"] or [1.0] * len(self.labels)

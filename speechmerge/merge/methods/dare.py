@@ -4,9 +4,9 @@ from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import METHODS
 
 DROP = (
-    Parameter("drop_rate", float, 0.9, "probability that an element is dropped; the others are multiplied by 1/(1 - drop_rate)",
+    Parameter("drop_rate", float, 0.9, "probability to drop an element; the others are divided by 1 - drop_rate",
               low=0, high=1, open_high=True),
-    Parameter("seed", int, 42, "seed of the masks; each (adapter, parameter) has its own stream, so that order does not matter", low=0),
+    Parameter("seed", int, 42, "seed of the masks; each (adapter, parameter) has a stream of its own", low=0),
 )
 
 

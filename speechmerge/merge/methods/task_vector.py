@@ -8,7 +8,11 @@ from speechmerge.merge.registry import METHODS
 class TaskArithmetic(Linear):
     """scale * (sum of the task vectors); `uniform_scalar_delta` is the same under the name that sweeps of scale use."""
 
-    parameters = (Parameter("scale", float, 1.0, "0 gives the base, 1 the plain sum; 0.2 to 0.5 is usual for four and more tasks"),)
+    parameters = (
+        Parameter(
+            "scale", float, 1.0, "0 gives the base, 1 the plain sum; 0.2 to 0.5 is usual for four and more tasks"
+        ),
+    )
 
     def coefficients(self, name):
         return [self.values["scale"]] * len(self.labels)

@@ -1,10 +1,10 @@
 """TIES (arXiv 2306.01708): trim, elect a sign per element, average those that agree.
 
-What implementations do differently is chosen here as in the paper: the threshold is taken over all merged parameters of an
-adapter together (`trim: tensor` trims each alone, as mergekit and PEFT do); exactly floor(k% of N) elements are kept, and
-more only where magnitudes at the threshold are equal, so that the result depends on no order; where the trimmed values sum
-to zero the majority sign of all elements decides, and where that is zero too, the element is zero. Deltas are the true
-products B A; parameters that no adapter changes are not counted in N.
+What implementations do differently is chosen here as in the paper: the threshold is taken over all merged parameters of
+an adapter together (`trim: tensor` trims each alone, as mergekit and PEFT do); exactly floor(k% of N) elements are
+kept, and more only where magnitudes at the threshold are equal, so that the result depends on no order; where the
+trimmed values sum to zero the majority sign of all elements decides, and where that is zero too, the element is zero.
+Deltas are the true products B A; parameters that no adapter changes are not counted in N.
 """
 from speechmerge.merge.method import Method
 from speechmerge.merge.parameters import Parameter
@@ -26,7 +26,9 @@ class Ties(Method):
 
         self._majority, self._tensors = None, tensors
         if self.values["trim"] == "all":
-            self.thresholds = [magnitude_threshold(lambda: tensors(i), self.values["k"]) for i in range(len(self.labels))]
+            self.thresholds = [
+                magnitude_threshold(lambda: tensors(i), self.values["k"]) for i in range(len(self.labels))
+            ]
 
     def trimmed(self, index: int, name: str, delta):
         """Task vector `index`, parameter `name`, without its small values; float32."""
@@ -57,6 +59,8 @@ class Ties(Method):
 
         if self._majority is None:
             rows = zip(*(self._tensors(index) for index in range(len(self.labels))))
-            total = sum(sum_of_signs([self.trimmed(i, name, delta) for i, (name, delta) in enumerate(row)]) for row in rows)
+            total = sum(
+                sum_of_signs([self.trimmed(i, name, delta) for i, (name, delta) in enumerate(row)]) for row in rows
+            )
             self._majority = (total > 0) - (total < 0)
         return self._majority

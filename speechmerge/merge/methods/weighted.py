@@ -1,7 +1,7 @@
 """Weighted sums of task vectors, one coefficient per adapter.
 
-The framework that these names come from knows `weighted` (of adapter weights) and `weighted_delta` (of their products B A).
-Here all of them are sums of products, which is exact; averaging A and B apart is not offered.
+The framework that these names come from knows `weighted` (of adapter weights) and `weighted_delta` (of their products B
+A). Here all of them are sums of products, which is exact; averaging A and B apart is not offered.
 """
 from speechmerge.errors import UsageError
 from speechmerge.merge.method import Linear, check_count
@@ -14,7 +14,10 @@ NEGATIVES = Parameter("allow_negative_coefficients", bool, False, "accept coeffi
 def check_signs(method: str, numbers, allowed: bool):
     negative = [number for number in numbers if number < 0]
     if negative and not allowed:
-        raise UsageError(f"method {method}: coefficient {negative[0]:g} is negative; set allow_negative_coefficients=true if it is meant")
+        raise UsageError(
+            f"method {method}: coefficient {negative[0]:g} is negative; set allow_negative_coefficients=true if "
+            "it is meant"
+        )
 
 
 @METHODS.register("weighted", "weighted_delta")
@@ -22,7 +25,9 @@ class Weighted(Linear):
     """sum_i c_i * adapter_i; for two adapters `lambda` gives lambda * first + (1 - lambda) * second."""
 
     parameters = (
-        Parameter("lambda", float, None, "weight of the first of two adapters, the second gets 1 - lambda", low=0, high=1),
+        Parameter(
+            "lambda", float, None, "weight of the first of two adapters, the second gets 1 - lambda", low=0, high=1
+        ),
         Parameter("coefficients", "floats", None, "one weight per adapter, used as given (not normalised)"),
         NEGATIVES,
     )
@@ -32,7 +37,9 @@ class Weighted(Linear):
         if (mixing is None) == (numbers is None):
             raise UsageError(f"method {self.name}: give either lambda (two adapters) or coefficients (one per adapter)")
         if numbers is None and len(self.labels) != 2:
-            raise UsageError(f"method {self.name}: lambda is for two adapters, found {len(self.labels)}; give coefficients")
+            raise UsageError(
+                f"method {self.name}: lambda is for two adapters, found {len(self.labels)}; give coefficients"
+            )
         numbers = [mixing, 1 - mixing] if numbers is None else numbers
         check_count(self.name, "coefficients", numbers, self.labels)
         check_signs(self.name, numbers, self.values["allow_negative_coefficients"])
@@ -46,7 +53,10 @@ class Weighted(Linear):
 class WeightedN(Linear):
     """sum_i c_i * adapter_i for any number of adapters."""
 
-    parameters = (Parameter("coefficients", "floats", REQUIRED, "one weight per adapter, used as given (not normalised)"), NEGATIVES)
+    parameters = (
+        Parameter("coefficients", "floats", REQUIRED, "one weight per adapter, used as given (not normalised)"),
+        NEGATIVES,
+    )
 
     def check(self):
         check_count(self.name, "coefficients", self.values["coefficients"], self.labels)
