@@ -1,5 +1,6 @@
 """A made-up recipe folder (data/ and exp/) whose hypotheses contain known errors: every number can be recounted."""
 
+import json
 import random
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 import soundfile
 
 from speechmerge.data.directory import DataDir, Trial, Utterance
-from speechmerge.files import write_json, write_text
 
 WORDS = "turn the lamp on in kitchen play some music now please open window call anna stop घर में बत्ती".split()
 LABELS = {"kws": ["yes", "no", "stop", "go"], "intent": ["lights on", "lights off", "play music", "set timer"],
@@ -56,6 +56,16 @@ def write_fake_exp(root, utterances: int = 40, adapters=TASKS, merges=tuple(MERG
     for split in splits:
         write_scores(root, split, systems)
     return root
+
+
+def write_text(path: Path, text: str):
+    """Without the syncing of speechmerge.files, which hundreds of files would wait for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data):
+    write_text(path, json.dumps(data, ensure_ascii=False))
 
 
 def write_data(path: Path, task: str, count: int):
