@@ -27,7 +27,7 @@ def key_findings(results: Results, dev: Results | None) -> list[Finding]:
 def best_merge(results: Results, dev: Results | None, best: Summary) -> Finding:
     largest = max((s for s in merge_summaries(results, "generation") if s.deltas), key=lambda s: s.kept)
     chosen = (f"Chosen on {dev.split} by its worst task." if dev else
-              f"Chosen by its worst task on {results.split} itself, which is optimistic: no other split was scored.")
+              f"Chosen by its worst task on {results.split} itself, which is optimistic.")
     also = "" if largest.system is best.system else (
         f" Largest mean on {results.split}: {largest.system.label}, {percent(largest.kept)}.")
     text = (f"{best.system.label} keeps {percent(best.kept)} of what the single adapters gain over the base, mean over "
