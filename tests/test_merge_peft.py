@@ -198,7 +198,7 @@ def test_metadata_lets_anyone_do_it_again(base, pair, tmp_path):
         tmp_path / "m", rank=2
     )
     assert read_json(tmp_path / "m" / "merge_metadata.json") == json.loads(json.dumps(metadata))
-    assert metadata["tag"] == "ties_k30_l1_asr-kws" and metadata["params"] == {"k": 30.0, "lambda": 1.0, "trim": "all"}
+    assert metadata["tag"] == "ties_k30_l1_asr-kws_r2" and metadata["params"] == {"k": 30.0, "lambda": 1.0, "trim": "all"}
     assert [(entry["name"], entry["path"], entry["rank"]) for entry in metadata["adapters"]] == \
         [("asr", str(pair[0]), [4]), ("kws", str(pair[1]), [6])]
     assert metadata["adapters"][1]["scaling"] == [pytest.approx(9 / 6 ** 0.5)]

@@ -55,9 +55,10 @@ def write(vector: TaskVector, folder: Path, as_="lora", rank=None, base=None) ->
         known = given_base(base or known.source, base_folder(known, base), known, vector.label)
     with one_thread():
         facts = WRITERS[as_](vector, Path(folder), known, rank)
+    tag = vector.details.get("tag", vector.label)
     metadata = {
-        "tag": vector.label,
         **vector.details,
+        "tag": tag if rank is None else f"{tag}_r{rank}",  # another rank is another system
         "task": vector.task,
         "language": vector.language,
         "base": vars(known),
