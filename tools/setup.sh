@@ -117,7 +117,7 @@ install_torch() {
         install "${words[@]}"
     elif torch_is_there; then
         return
-    elif nvidia-smi -L 2>/dev/null | grep -q GPU || [[ $(uname) == Darwin ]]; then
+    elif [[ $(nvidia-smi -L 2>/dev/null) == *GPU* || $(uname) == Darwin ]]; then
         say "installing torch $torch_version"
         install "torch==$torch_version"
     else
@@ -144,7 +144,7 @@ install_torchaudio() {
 install_project() {
     advice="Check the network (a proxy: HTTPS_PROXY, a mirror: PIP_INDEX_URL) and run tools/setup.sh again."
     say "installing speechmerge with its extras ($extras)"
-    printf 'torch==%s\n' "$("$venv/bin/python" -c 'import torch; print(torch.__version__)' 2>>"$log")" >"$venv/constraints.txt"
+    "$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$venv/constraints.txt"
     install --constraint "$venv/constraints.txt" --editable "$root${extras:+[$extras]}"
 }
 

@@ -13,6 +13,7 @@
 #   --mem, --time      for clusters; ignored here
 # Waits for all jobs. Prints the last line of each log, of a failed job the last lines. Ctrl-C ends the jobs.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/path.sh"
 
 max_jobs="" threads="" gpus=0
 variables=()         # names that stand for a value
@@ -62,15 +63,6 @@ substitute() {
         text+=$tail
     done
     printf '%s' "$text"
-}
-
-# One GPU id per line: those this process may use.
-list_gpus() {
-    if [[ -n ${CUDA_VISIBLE_DEVICES+x} ]]; then
-        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | sed '/^$/d'
-    else
-        nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true
-    fi
 }
 
 run_job() { # log command...; runs with the slot's environment, writes the log, returns the command's status
@@ -154,7 +146,7 @@ plan_logs() {
 
 # A slot is a share of the machine. The numbers of the free slots wait in a pipe, file descriptor 3.
 plan_slots() {
-    local cores=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)} slots slot
+    local cores=$OMP_NUM_THREADS slots slot
     slots=${max_jobs:-$((cores / ${threads:-1}))}
     if ((gpus > 0)); then
         while read -r slot; do gpu_ids+=("$slot"); done < <(list_gpus)

@@ -20,13 +20,20 @@ export PYTHONIOENCODING=UTF-8
 export PYTHONPATH=$SPEECHMERGE_ROOT${PYTHONPATH:+:$PYTHONPATH} # this tree's code, whatever tree the environment was made in
 export TOKENIZERS_PARALLELISM=false # data loaders fork
 
-# Threads of a single process: all cores it may use, at most 16; `local.sh` shares them out among its jobs.
-count_cores() { nproc 2>/dev/null || getconf _NPROCESSORS_ONLN; }
+# Threads of a single process: all cores it may use, unless the user says less; `local.sh` shares them out among its jobs.
 if [ -z "${OMP_NUM_THREADS-}" ]; then
-    OMP_NUM_THREADS=$(count_cores)
-    if [ "$OMP_NUM_THREADS" -gt 16 ]; then OMP_NUM_THREADS=16; fi
+    OMP_NUM_THREADS=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     export OMP_NUM_THREADS
 fi
+
+# One GPU per line: those this process may use.
+list_gpus() {
+    if [ -n "${CUDA_VISIBLE_DEVICES+x}" ]; then
+        printf '%s\n' "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | sed '/^$/d'
+    else
+        nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true
+    fi
+}
 
 # Makes the environment where it is missing or older than setup.py. A SPEECHMERGE_VENV of the user's is taken as it is.
 ensure_environment() {

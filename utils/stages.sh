@@ -18,10 +18,8 @@ stage_options() { # last stage by default
 }
 
 machine_options() {
-    local gpus
-    gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
-    option nj int+ "$OMP_NUM_THREADS" "parallel jobs; they share the cores"
-    option ngpu int "$gpus" "GPUs to use; 0 computes on the CPU"
+    option nj int+ "$((OMP_NUM_THREADS < 8 ? OMP_NUM_THREADS : 8))" "parallel jobs; they share the cores"
+    option ngpu int "$(list_gpus | grep -c . || true)" "GPUs to use, one per job; 0 computes on the CPU"
     option device word auto "auto: cuda if there are GPUs, else cpu; or what PyTorch calls it"
     option seed int 1 "of everything that is drawn"
 }
@@ -53,16 +51,19 @@ speechmerge() { run python -m speechmerge "$@"; }
 
 # Jobs of the library through a job back end: run_jobs "$train_cmd" JOB=1:4 exp/log/x.JOB.log train ...
 run_jobs() {
-    local backend
+    local backend lists=()
     read -ra backend <<<"$1"
-    if [[ $ngpu -gt 0 && $device != cpu ]]; then backend+=(--gpu 1); fi
+    if [[ $ngpu -gt 0 && $device == cuda ]]; then
+        backend+=(--gpu 1 --max-jobs-run "$((ngpu < nj ? ngpu : nj))")
+    else
+        backend+=(--max-jobs-run "$nj")
+    fi
     shift
-    local lists=()
     while [[ $1 == *=* ]]; do
         lists+=("$1")
         shift
     done
-    run "${backend[@]}" --max-jobs-run "$nj" "${lists[@]}" "$1" python -m speechmerge "${@:2}"
+    run "${backend[@]}" "${lists[@]}" "$1" python -m speechmerge "${@:2}"
 }
 
 # The merges that --merges names, of the adapters given.
