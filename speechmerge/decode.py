@@ -74,15 +74,15 @@ class Decoder:
     output_dir: of the only system, instead of its place below exp_dir. shard: (index from 0, count) of the batches.
     """
 
-    def __init__(self, model: SpeechModel, task, data, split: str, exp_dir, options=Options(), shard=(0, 1), set_name=None,
-                 output_dir=None):
+    def __init__(self, model: SpeechModel, task, data, split: str, exp_dir, options=Options(), shard=(0, 1),
+                 set_name=None, output_dir=None):
         self.model, self.task, self.data, self.split = model, task, data, split
         self.exp_dir, self.options, self.shard = Path(exp_dir), options, shard
         self.set_name, self.output_dir = set_name or task.name, output_dir
         self.examples, self.labels = task.examples(data), task.labels(data)
         self.cache, self._data_print = FeatureCache(), data.fingerprint()
         if long := [example.id for example in self.examples if model.seconds(example) > model.full_seconds]:
-            log.warning("%s: %d utterances, such as %s, are longer than the %g s that this model hears; the rest of them is cut",
+            log.warning("%s: %d utterances, such as %s, are longer than the %g s that the model hears and are cut",
                         data.path, len(long), long[0], model.full_seconds)
 
     def folder(self, system: System) -> Path:
@@ -91,8 +91,9 @@ class Decoder:
     def key(self, system: System) -> str:
         context = self.model.context
         return fingerprint({
-            "base": self.model.fingerprint(), "system": [(path.name, sha256_file(path)) for path in content_files(system)],
-            "data": self._data_print, "task": self.task.name, "options": self.options.deciding(), "dtype": str(self.model.dtype),
+            "base": self.model.fingerprint(), "dtype": str(self.model.dtype), "options": self.options.deciding(),
+            "system": [(path.name, sha256_file(path)) for path in content_files(system)],
+            "data": self._data_print, "task": self.task.name,
             "context": [context.kind] if context.kind == "full" else [context.kind, context.minimum, context.step],
         })
 
@@ -123,11 +124,13 @@ class Decoder:
         batches = plan(self.model, self.examples, self.options)[index::count]
         missing = [batch for batch in batches if any(self.examples[i].id not in ready for i in batch)]
         if ready and missing:
-            log.info("%s on %s: going on after %d of %d utterances", system.name, self.set_name, len(ready), len(self.examples))
+            log.info("%s on %s: going on after %d of %d utterances", system.name, self.set_name, len(ready),
+                     len(self.examples))
         if not missing:
             return
+        work = (self.model, self.task, self.examples, self.labels, self.options, self.cache, missing)
         with self.model.adapter(system.path) if system.path else contextlib.nullcontext():
-            for found in hypotheses(self.model, self.task, self.examples, self.labels, self.options, self.cache, missing):
+            for found in hypotheses(*work):
                 parts.add(found)
         parts.finish()
 
@@ -142,14 +145,15 @@ class Decoder:
             if scores:
                 write_table(folder / "scores", {id: f"{score:.6f}" for id, score in scores.items()})
             write_json(folder / "decode.json", {
-                "key": key, "system": system.record(), "task": self.task.name, "split": self.split, "data": str(self.data.path),
-                "n": len(found), "seconds": round(seconds, 3), "audio_seconds": round(audio, 3), "options": self.options.deciding(),
+                "key": key, "system": system.record(), "task": self.task.name, "split": self.split,
+                "data": str(self.data.path), "n": len(found), "seconds": round(seconds, 3),
+                "audio_seconds": round(audio, 3), "options": self.options.deciding(),
                 "model": {"source": self.model.source, "fingerprint": self.model.fingerprint()}, **provenance(),
             })
 
 
 class Parts:
-    """Finished utterances of an unfinished decoding, saved every SAVE_EVERY seconds in a hidden folder beside the result.
+    """Finished utterances of an unfinished decoding, saved every SAVE_EVERY seconds in a hidden folder beside it.
 
     A shard saves what it has at its end too; whoever then finds all utterances there writes the result.
     """

@@ -1,7 +1,7 @@
 """What can be decoded: the base, adapters, merged models. A system is a name and a folder.
 
-exp/adapters.json lists adapters: {name: {"path": ..., "task": ...}}; merged models lie in exp/merged/*/*/runs/run_*/ with a
-merge_metadata.json that holds their tag.
+exp/adapters.json lists adapters: {name: {"path": ..., "task": ...}}; merged models lie in exp/merged/*/*/runs/run_*/
+with a merge_metadata.json that holds their tag.
 """
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from speechmerge.registry import nearest
 
 BASE = "base"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json", "delta.safetensors")
+
+CONTENT = ("*.safetensors", "*config.json", "*.index.json", "delta.json")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ def register_adapter(exp_dir, name: str, path, task: str):
 def known_adapters(exp_dir) -> dict[str, System]:
     index = Path(exp_dir) / "adapters.json"
     entries = read_json(index) if index.is_file() else {}
-    return {name: System(name, "adapter", _path(entry["path"], exp_dir), entry.get("task")) for name, entry in sorted(entries.items())}
+    return {name: System(name, "adapter", _path(entry["path"], exp_dir), entry.get("task"))
+            for name, entry in sorted(entries.items())}
 
 
 def _path(path: str, exp_dir) -> str:
@@ -45,8 +48,8 @@ def _path(path: str, exp_dir) -> str:
 
 
 def known_merges(exp_dir) -> dict[str, System]:
-    """Finished merges by tag; of several runs with one tag and one combination of tasks the latest. A tag that stands for
-    several combinations is followed by the combination."""
+    """Finished merges by tag; of several runs with one tag and one combination of tasks the latest. A tag that stands
+    for several combinations is followed by the combination."""
     found: dict[tuple[str, str], System] = {}
     for path in sorted(Path(exp_dir).glob("merged/*/*/runs/run_*/merge_metadata.json")):
         folder, record = path.parent, read_json(path)
@@ -63,13 +66,15 @@ def known_merges(exp_dir) -> dict[str, System]:
 
 
 def find_systems(names, exp_dir) -> list[System]:
-    """`names`: base, names of adapters, tags of merges, folders, `adapters`, `merged`, or `all`. Each once, in that order."""
+    """`names`: base, names of adapters, tags of merges, folders, `adapters`, `merged`, `all`. Each once, in order."""
     adapters, merges = known_adapters(exp_dir), known_merges(exp_dir)
     base = System(BASE, "base")
-    groups = {"all": [base, *adapters.values(), *merges.values()], "adapters": [*adapters.values()], "merged": [*merges.values()]}
+    groups = {"all": [base, *adapters.values(), *merges.values()], "adapters": list(adapters.values()),
+              "merged": list(merges.values())}
+    known = {BASE: base, **merges, **adapters}
     found = {}
     for name in names:
-        chosen = groups.get(name) or [base if name == BASE else adapters.get(name) or merges.get(name) or _folder(name, exp_dir)]
+        chosen = groups[name] if name in groups else [known.get(name) or _folder(name, exp_dir)]
         found.update((system.name, system) for system in chosen)
     return list(found.values())
 
@@ -95,5 +100,4 @@ def content_files(system: System) -> list[Path]:
     if system.path is None:
         return []
     folder = Path(system.path)
-    files = [*folder.glob("*.safetensors"), *folder.glob("*config.json"), *folder.glob("*.index.json"), *folder.glob("delta.json")]
-    return sorted(files)
+    return sorted(path for pattern in CONTENT for path in folder.glob(pattern))

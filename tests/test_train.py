@@ -1,5 +1,4 @@
-"""Training: learns, saves what plain PEFT loads, chooses by the decoded metric, goes on after kill -9 with the same result."""
-import json
+"""Training: learns, saves what plain PEFT loads, chooses by the decoded metric, goes on after kill -9 as if without."""
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from transformers import WhisperForConditionalGeneration
 from speechmerge.data.directory import DataDir
 from speechmerge.decode import hypotheses
 from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.files import read_json
 from speechmerge.models import load_model
 from speechmerge.tasks import get_task
 from speechmerge.train import run as train_run
@@ -53,7 +53,7 @@ def test_overfits_and_plain_peft_loads_the_result(base, data, tmp_path):
     record, folder = run(base, data, tmp_path, epochs=50, eval_steps=50)
     assert record["dev"]["accuracy"] == 1.0 and record["base"]["fingerprint"] == load_model(base).fingerprint()
     assert not (folder / "checkpoints").exists() and (folder / "train.log").read_text().count("utterances/s") > 2
-    assert json.loads((folder.parent.parent / "adapters.json").read_text()) == {"kws": {"path": str(folder), "task": "kws"}}
+    assert read_json(tmp_path / "exp/adapters.json") == {"kws": {"path": str(folder), "task": "kws"}}
     model = load_model(base, **CONTEXT)
     with model.adapter(folder):
         ours = texts(model, data)
@@ -85,15 +85,18 @@ def test_same_seed_same_adapter(base, data, tmp_path):
 
 
 def test_accumulation_equals_a_bigger_batch(base, data, tmp_path, monkeypatch):
-    """Two batches of 3 give the loss and the gradients of one batch of 6 of the same utterances, whose texts differ in length."""
-    monkeypatch.setattr(train_trainer.BucketBatchSampler, "__iter__", lambda self: iter(
-        [list(range(i, min(i + self.batch_size, len(self.lengths)))) for i in range(0, len(self.lengths), self.batch_size)]))
+    """Two batches of 3 have loss and gradients of one batch of the same 6 utterances (texts of unequal length)."""
+    def in_order(self):
+        size = self.batch_size
+        return iter([list(range(i, i + size)) for i in range(0, len(self.lengths), size)])
+
     histories = []
-    monkeypatch.setattr(train_run, "make_record", lambda model, task, data, trainer, *rest: histories.append(trainer.state.log_history))
-    for batch_size, accumulation in ((6, 1), (3, 2)):
-        run(base, data, tmp_path / str(batch_size), dev=False, context="full", batch_size=batch_size, accumulation=accumulation,
+    monkeypatch.setattr(train_trainer.BucketBatchSampler, "__iter__", in_order)
+    monkeypatch.setattr(train_run, "make_record", lambda *args: histories.append(args[3].state.log_history))
+    for size, accumulation in ((6, 1), (3, 2)):
+        run(base, data, tmp_path / str(size), dev=False, context="full", batch_size=size, accumulation=accumulation,
             epochs=3, logging_steps=1)
-    big, small = ([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry] for history in histories)
+    big, small = ([(row["loss"], row["grad_norm"]) for row in history if "loss" in row] for history in histories)
     assert len(big) == 6 and torch.allclose(torch.tensor(big), torch.tensor(small), rtol=1e-3)
 
 
@@ -162,13 +165,14 @@ run({base!r}, DataDir.read({data!r}), Path({folder!r}), epochs=3, dropout=0.1, *
 
 
 def run_killed(base, data, folder, when, at, options):
-    code = KILLED.format(tests=str(ROOT / "tests"), when=when, at=at, base=str(base), data=str(data.path), folder=str(folder),
-                         options=options)
+    code = KILLED.format(tests=str(ROOT / "tests"), when=when, at=at, base=str(base), data=str(data.path),
+                         folder=str(folder), options=options)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("when, at, options", [("step", 5, {}), ("save", 4, {}), ("step", 5, {"eval_steps": 3, "batch_size": 5})])
+@pytest.mark.parametrize("when, at, options", [("step", 5, {}), ("save", 4, {}),
+                                               ("step", 5, {"eval_steps": 3, "batch_size": 5})])
 def test_goes_on_after_kill_9_with_the_same_result(base, data, tmp_path, when, at, options):
     """Killed within an epoch, and while a checkpoint is half written; 2 or 3 steps per epoch, 3 epochs."""
     _, whole = run(base, data, tmp_path / "whole", epochs=3, dropout=0.1, **options)
@@ -180,7 +184,7 @@ def test_goes_on_after_kill_9_with_the_same_result(base, data, tmp_path, when, a
     assert "going on from step" in (folder / "train.log").read_text()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
-    one, two = (json.loads((folder / "speechmerge.json").read_text()) for folder in (whole, killed))
+    one, two = (read_json(folder / "speechmerge.json") for folder in (whole, killed))
     assert all(one[key] == two[key] for key in ("dev", "step", "steps", "utterances", "base"))
 
 
@@ -204,12 +208,13 @@ def test_full_tuning_writes_a_model(base, data, tmp_path):
     assert torch.equal(full.core.state_dict()[positions], model.core.state_dict()[positions])
 
 
-@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"precision": "bf16"}, {"use_dora": True}, {"use_rslora": True},
-                                     {"targets": ("decoder",)}, {"decay": "cosine", "warmup": 2.0}, {"decay": "constant"},
-                                     {"max_steps": 3, "eval_steps": 2}])
+@pytest.mark.parametrize("options", [
+    {"gradient_checkpointing": True}, {"precision": "bf16"}, {"use_dora": True}, {"use_rslora": True},
+    {"targets": ("decoder",)}, {"decay": "cosine", "warmup": 2.0}, {"decay": "constant"},
+    {"max_steps": 3, "eval_steps": 2}])
 def test_options_train(base, data, tmp_path, options):
     record, folder = run(base, data, tmp_path, epochs=4, **options)
-    losses = [float(line.split("dev loss")[1].split()[0]) for line in (folder / "train.log").read_text().splitlines() if "dev loss" in line]
+    losses = [float(part.split()[0]) for part in (folder / "train.log").read_text().split("dev loss")[1:]]
     assert losses[-1] < losses[0] and record["steps"] == options.get("max_steps", 8)
 
 
@@ -231,8 +236,9 @@ def test_utterances_that_do_not_fit_are_left_out(base, tmp_path, caplog):
 
 
 def test_wrong_options(base, data, tmp_path):
-    for options, message in (({"rank": 0}, "--rank: found 0"), ({"decay": "step"}, "--decay"), ({"learning_rate": -1}, "--learning-rate"),
-                             ({"precision": "fp16"}, "needs a GPU"), ({"targets": ("nothing",)}, "no such layer")):
+    for options, message in (({"rank": 0}, "--rank: found 0"), ({"decay": "step"}, "--decay"),
+                             ({"learning_rate": -1}, "--learning-rate"), ({"precision": "fp16"}, "needs a GPU"),
+                             ({"targets": ("nothing",)}, "no such layer")):
         with pytest.raises(UsageError, match=message):
             run(base, data, tmp_path, **options)
 
@@ -249,9 +255,10 @@ def test_full_disk_is_said_and_the_same_command_goes_on(base, data, tmp_path, mo
     def full(self, folder):
         if self.state.global_step == 4:
             raise OSError(28, "No space left on device")
+        original(self, folder)
 
     original = train_trainer.TaskTrainer._save_rng_state
-    monkeypatch.setattr(train_trainer.TaskTrainer, "_save_rng_state", lambda self, folder: full(self, folder) or original(self, folder))
+    monkeypatch.setattr(train_trainer.TaskTrainer, "_save_rng_state", full)
     with pytest.raises(SpeechMergeError, match="checkpoint-4: no space left"):
         run(base, data, tmp_path / "full", epochs=3)
     monkeypatch.undo()

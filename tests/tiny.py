@@ -1,7 +1,7 @@
 """A tiny random Whisper and tiny data directories, so that tests need no network, no corpus and no espeak-ng.
 
-    base = tiny_whisper(tmp_path / "base")                    # 61 k parameters, loads with transformers and with load_model
-    data = tiny_tones(tmp_path / "data" / "kws" / "train", task="kws", n=24)      # one tone per keyword: learnable in seconds
+    base = tiny_whisper(tmp_path / "base")    # 61 k parameters, loads with transformers and with load_model
+    data = tiny_tones(tmp_path / "data/kws/train", task="kws", n=24)    # one tone per keyword: learnable in seconds
 """
 from pathlib import Path
 
@@ -53,7 +53,8 @@ def tiny_whisper(dir, seed=0, d_model=32, layers=2, chunk_length=4):
         vocab_size=len(tokenizer), d_model=d_model, encoder_layers=layers, decoder_layers=layers,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=2 * d_model, decoder_ffn_dim=2 * d_model,
         max_source_positions=chunk_length * 25, max_target_positions=64, num_mel_bins=80, pad_token_id=eos,
-        bos_token_id=start, eos_token_id=eos, decoder_start_token_id=start, suppress_tokens=None, begin_suppress_tokens=None,
+        bos_token_id=start, eos_token_id=eos, decoder_start_token_id=start,
+        suppress_tokens=None, begin_suppress_tokens=None,
         init_std=0.2,  # with 0.02 the tied output layer is so small that an adapter could never decide on a token
     )
     with torch.random.fork_rng():
@@ -92,7 +93,8 @@ def tiny_tones(dir, task="kws", n=24, seed=0):
         path = dir / "wav" / f"{utt}.wav"
         soundfile.write(path, tone(180 * 1.6 ** which, seconds, seed=seed * 1000 + i), RATE)
         language = labels[which] if task == "langid" else "en"
-        row = {"wav.scp": path, "text": labels[which], "utt2spk": speaker, "utt2lang": language, "utt2dur": f"{seconds:.3f}"}
+        row = {"wav.scp": path, "text": labels[which], "utt2spk": speaker, "utt2lang": language,
+               "utt2dur": f"{seconds:.3f}"}
         for name, value in row.items():
             tables[name].append((utt, str(value)))
         chosen.append((utt, labels[which]))

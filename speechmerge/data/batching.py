@@ -16,7 +16,7 @@ def audio_seconds(example) -> float:
     try:
         infos = [soundfile.info(path) for path in example.audio]
     except (soundfile.LibsndfileError, OSError) as error:
-        raise SpeechMergeError(f"utterance {example.id}: {error}; run `speechmerge validate` on its data directory") from error
+        raise SpeechMergeError(f"utterance {example.id}: {error}; run `speechmerge validate` on its data") from error
     return sum(info.frames / info.samplerate for info in infos)
 
 
@@ -45,7 +45,7 @@ def batches_by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
 
 
 class BucketBatchSampler:
-    """Shuffled batches of similar length. The order depends on the seed and the epoch alone, so a resumed run repeats it.
+    """Shuffled batches of similar length. The order depends on seed and epoch alone, so a resumed run repeats it.
 
     Indices are shuffled, cut into pools of `pool` batches, sorted by length within a pool, and the batches of all pools
     are shuffled again.

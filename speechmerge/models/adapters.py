@@ -14,7 +14,7 @@ RECORDS = ("speechmerge.json", "merge_metadata.json")
 
 @contextlib.contextmanager
 def applied(model, directory: Path):
-    """Put base + adapter in place in `model.core`; on exit the touched weights are copied back, so the base is exact again."""
+    """Put base + adapter in place in `model.core`; on exit the touched weights are copied back: the base is exact."""
     check_base(model, directory)
     if (directory / LORA_CONFIG).is_file():
         merge = _merge_lora
@@ -36,15 +36,16 @@ def applied(model, directory: Path):
 
 
 def check_base(model, directory: Path):
-    """Raises SpeechMergeError where the folder says that it belongs to other base weights. Plain PEFT folders say nothing."""
+    """Raises SpeechMergeError where the folder says that it belongs to another base. Plain PEFT folders say nothing."""
     for name in RECORDS:
         if not (directory / name).is_file():
             continue
         base = read_json(directory / name).get("base") or {}
         found, expected = base.get("fingerprint"), model.fingerprint()
         if found and found != expected:
-            raise SpeechMergeError(f"{directory}: belongs to the base {base.get('source')} ({found[:12]}), but the model here is "
-                                   f"{model.source} ({expected[:12]}); give its own base with --model, or train it again on this one")
+            raise SpeechMergeError(f"{directory}: belongs to the base {base.get('source')} ({found[:12]}), but the "
+                                   f"model here is {model.source} ({expected[:12]}); give its own base with --model, "
+                                   "or train it again on this one")
         return
 
 
@@ -106,9 +107,9 @@ def _add_delta(model, directory: Path, saved: dict):
         parameter = _matching(model, directory, name, torch.Size(facts["shape"]))
         saved[name] = (parameter, parameter.detach().clone())
         low = facts["kind"] == "low_rank"
-        change = (tensors[f"{name}.B"] @ tensors[f"{name}.A"]).view(parameter.shape) if low else tensors[f"{name}.dense"]
+        change = tensors[f"{name}.B"] @ tensors[f"{name}.A"] if low else tensors[f"{name}.dense"]
         with torch.no_grad():
-            parameter.copy_(parameter.float() + change.to(parameter.device))
+            parameter.copy_(parameter.float() + change.view(parameter.shape).to(parameter.device))
 
 
 def _matching(model, directory: Path, name: str, shape):
@@ -124,5 +125,5 @@ def finite_tensors(path: Path) -> dict:
     tensors = dict(read_file(path))
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise SpeechMergeError(f"{path}: key {name} holds NaN or infinity; train it again (a lower learning rate, fp32)")
+            raise SpeechMergeError(f"{path}: key {name} holds NaN or infinity; train it again (lower rate, fp32)")
     return tensors

@@ -27,7 +27,7 @@ BLOCK = re.compile(r"(?:^|\.)(\w+)\.layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Item:
-    """One utterance (or pair) as the model takes it: the task's Example, tensor (channels, frames), duration in seconds."""
+    """One utterance (or pair) as the model takes it: the task's Example, tensor (channels, frames), seconds."""
 
     example: object
     features: object
@@ -84,7 +84,7 @@ class SpeechModel:
         return audio_seconds(example) + self.pair_silence * (len(example.audio) - 1)
 
     def context_frames(self, seconds: float) -> int:
-        """Frames that an utterance of this duration has in a batch; decoding batches utterances of equal frames only."""
+        """Frames that an utterance of this duration has in a batch; decoding batches those of equal frames only."""
         raise NotImplementedError
 
     def fits(self, example, task) -> str | None:
@@ -92,11 +92,11 @@ class SpeechModel:
         return None
 
     def collate(self, items: list[Item], task, training: bool = False, frames: int | None = None) -> dict:
-        """A batch on the CPU; in training with `labels` (-100 where no loss is taken). `frames`: default the longest item's."""
+        """A batch on the CPU; in training with `labels` (-100: no loss there). `frames`: default the longest item's."""
         raise NotImplementedError
 
     def loss(self, outputs, labels, num_items_in_batch=None):
-        """Mean cross-entropy per target token; summed and divided by `num_items_in_batch` under gradient accumulation."""
+        """Mean cross-entropy per target token; with `num_items_in_batch` the sum divided by it (accumulation)."""
         raise NotImplementedError
 
     def generate(self, batch: dict, task, num_beams: int = 1) -> list[str]:
@@ -172,11 +172,12 @@ def load_model(source, device: str = "auto", dtype: str = "float32", audio_conte
                                f"expected a plain model of a known family ({', '.join(FAMILIES.names())})")
     family = FAMILIES.get(config.get("model_type") or "missing model_type in config.json")
     source = str(path.resolve()) if Path(source).expanduser().is_dir() else str(source)
-    return family.load(path, source, pick_device(device), dtype, Context(audio_context, audio_context_min, audio_context_step))
+    context = Context(audio_context, audio_context_min, audio_context_step)
+    return family.load(path, source, pick_device(device), dtype, context)
 
 
 def _quiet():
-    """No progress bars in log files, and none of the notes that transformers' own deprecations raise within it and PEFT."""
+    """No progress bars in log files, and no deprecations that transformers notes about itself and PEFT."""
     import warnings
 
     from transformers.utils import logging as transformers_logging
@@ -194,7 +195,7 @@ def find_model(source) -> Path:
             raise SpeechMergeError(f"{path}: has no config.json; expected a model folder as save_pretrained writes it")
         return path
     if path.exists() or not HUB_ID.fullmatch(str(source)):
-        raise SpeechMergeError(f"model {source}: no such folder; expected a model folder or a hub id such as openai/whisper-base")
+        raise SpeechMergeError(f"model {source}: no such folder; expected one or a hub id such as openai/whisper-base")
     return _from_hub(str(source))
 
 
@@ -209,7 +210,7 @@ def _from_hub(name: str) -> Path:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SpeechMergeError(f"model {name}: no such folder, not in the hub cache, and the hub gave none ({reason}); "
-                               "give a local folder, or for openai/whisper-base run tools/get_whisper_base.sh") from error
+                               "give a folder, or for openai/whisper-base run tools/get_whisper_base.sh") from error
 
 
 def pick_device(device: str):
@@ -222,7 +223,7 @@ def pick_device(device: str):
     except RuntimeError as error:
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r}: this machine (or this build of torch) has no NVIDIA GPU; use --device cpu")
+        raise UsageError(f"device {device!r}: no NVIDIA GPU here, or a build of torch without CUDA; use --device cpu")
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
     return chosen
@@ -232,4 +233,4 @@ def require_files(path: Path, alternatives: dict[str, list[str]]):
     """`alternatives`: what it is -> file names of which one must be in the model folder."""
     for what, names in alternatives.items():
         if not any((path / name).is_file() for name in names):
-            raise SpeechMergeError(f"{path}: no {what} (expected {' or '.join(names)}); copy the whole model folder again")
+            raise SpeechMergeError(f"{path}: no {what} (expected {' or '.join(names)}); copy the whole folder again")

@@ -1,8 +1,8 @@
 """Whisper and everything of its architecture: the published sizes, the mini base, converted checkpoints.
 
-The decoder starts with `<|startoftranscript|> <|LANGUAGE|> <|TASK|> <|notimestamps|>`. A tokenizer that knows the task by
-a token of its own (the mini base: `<|kws|>`) says the task with it; the published Whisper is told a label task by a text
-prompt before the start (`<|startofprev|> prompt`), the way openai/whisper passes `initial_prompt`.
+The decoder starts with `<|startoftranscript|> <|LANGUAGE|> <|TASK|> <|notimestamps|>`. A tokenizer that has a token for
+the task (the mini base: `<|kws|>`) says it with that; the published Whisper is told a label task by a text prompt
+before the start (`<|startofprev|> prompt`), the way openai/whisper passes `initial_prompt`.
 """
 import copy
 
@@ -39,10 +39,11 @@ class Whisper(SpeechModel):
                              "feature extractor": ["preprocessor_config.json", "processor_config.json"],
                              "weights as safetensors": ["model.safetensors", "model.safetensors.index.json"]})
         tokenizer = AutoTokenizer.from_pretrained(path)
-        with torch.device("cpu"):
-            module = WhisperForConditionalGeneration.from_pretrained(path, use_safetensors=True, dtype=getattr(torch, dtype))
+        dtype = getattr(torch, dtype)
+        module = WhisperForConditionalGeneration.from_pretrained(path, use_safetensors=True, dtype=dtype)
         module.model.encoder.__class__ = AnyLengthEncoder
-        model = cls(module.to(device).eval(), tokenizer, AutoFeatureExtractor.from_pretrained(path), source, path, context)
+        extractor = AutoFeatureExtractor.from_pretrained(path)
+        model = cls(module.to(device).eval(), tokenizer, extractor, source, path, context)
         model.check_vocabulary()
         return model
 
@@ -50,16 +51,17 @@ class Whisper(SpeechModel):
         """Raises SpeechMergeError where tokenizer, features and network cannot belong together."""
         config = self.core.config
         if len(self.tokenizer) > config.vocab_size:
-            raise SpeechMergeError(f"{self.path}: the tokenizer has {len(self.tokenizer)} tokens, the network {config.vocab_size}: "
-                                   "they do not belong together; copy tokenizer and weights from the same model")
+            raise SpeechMergeError(f"{self.path}: the tokenizer has {len(self.tokenizer)} tokens, the network "
+                                   f"{config.vocab_size}: they do not belong together; copy both from the same model")
         ids = {"<|startoftranscript|>": config.decoder_start_token_id, "<|endoftext|>": config.eos_token_id}
         for token, expected in ids.items():
             if self.vocabulary.get(token) != expected:
-                raise SpeechMergeError(f"{self.path}: the tokenizer has {token} at {self.vocabulary.get(token)}, config.json at "
-                                       f"{expected}; copy tokenizer and weights from the same model")
+                raise SpeechMergeError(f"{self.path}: the tokenizer has {token} at {self.vocabulary.get(token)}, "
+                                       f"config.json at {expected}; copy tokenizer and weights from the same model")
         frames = config.max_source_positions * 2
         if self.mel.full != frames:
-            raise SpeechMergeError(f"{self.path}: preprocessor_config.json makes {self.mel.full} frames, the network takes {frames}")
+            raise SpeechMergeError(f"{self.path}: preprocessor_config.json makes {self.mel.full} frames, the network "
+                                   f"takes {frames}; copy both from the same model")
 
     # Audio
 
@@ -101,7 +103,7 @@ class Whisper(SpeechModel):
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def target_ids(self, text: str) -> list[int]:
-        """With the leading space that Whisper was pre-trained with: without it the base's loss is half as high again."""
+        """With the leading space of Whisper's pre-training: without it the base's loss is half as high again."""
         return self.text_ids(" " + text.strip()) + [self.tokenizer.eos_token_id]
 
     def fits(self, example, task):
@@ -147,7 +149,7 @@ class Whisper(SpeechModel):
 
     @torch.inference_mode()
     def generate(self, batch, task, num_beams=1):
-        """Texts by greedy search or beam search, without the language and timestamp logic of Whisper's own generate()."""
+        """Texts by greedy or beam search, without the language and timestamp logic of Whisper's own generate()."""
         from transformers import GenerationMixin
 
         self.core.eval()
@@ -160,7 +162,8 @@ class Whisper(SpeechModel):
             self.core, generation_config=config, encoder_outputs=encoded, decoder_input_ids=prefix,
             attention_mask=torch.ones(encoded[0].shape[:2], device=self.device),
         )
-        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids[:, prefix.shape[1] :].tolist()]
+        answers = ids[:, prefix.shape[1] :].tolist()
+        return [self.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
 
     @torch.inference_mode()
     def score_labels(self, batch, labels):
@@ -179,7 +182,7 @@ class Whisper(SpeechModel):
         return max(1, CACHE_BYTES // (row * len(encoded)))
 
     def _score(self, batch, prefix, targets):
-        """The prefix and the encoder's keys and values are computed once per utterance, then repeated for the labels."""
+        """The prefix and the encoder's keys and values are computed once per utterance, then repeated per label."""
         count, size = len(targets), len(prefix)
         first = self.core(encoder_outputs=self.encode(batch), decoder_input_ids=prefix, use_cache=True)
         width = max(map(len, targets))
@@ -216,6 +219,6 @@ class Whisper(SpeechModel):
         chosen = [which] if isinstance(which, str) else list(which)
         for name in chosen:
             if not any(full == name or full.endswith("." + name) for full in names):
-                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, decoder, or names "
-                                 f"out of {', '.join(last)}")
+                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, decoder, "
+                                 f"or names out of {', '.join(last)}")
         return chosen

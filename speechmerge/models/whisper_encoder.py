@@ -17,9 +17,9 @@ class AnyLengthEncoder(WhisperEncoder):
     """Same parameters as WhisperEncoder: an existing encoder becomes one by `encoder.__class__ = AnyLengthEncoder`."""
 
     def forward(self, input_features, attention_mask=None, output_hidden_states=False, **kwargs):
-        """input_features: (batch, mels, frames), frames <= 2 * positions -> last_hidden_state (batch, ceil(frames / 2), d).
+        """(batch, mels, frames), frames <= 2 * positions -> last_hidden_state (batch, ceil(frames / 2), d).
 
-        With `output_hidden_states` also the input of the first layer and the output of every layer, the last one normalised.
+        output_hidden_states: also the input of the first layer and the output of every layer, the last one normalised.
         """
         hidden = nn.functional.gelu(self.conv1(input_features))
         hidden = nn.functional.gelu(self.conv2(hidden)).permute(0, 2, 1)
@@ -55,7 +55,8 @@ class LogMel:
         self.full = extractor.nb_max_frames
         self.samples = extractor.n_samples
         self.window = torch.hann_window(self.window_length)
-        self.filters = torch.from_numpy(np.asarray(extractor.mel_filters)).float().T.contiguous()  # (mels, n_fft / 2 + 1)
+        filters = torch.from_numpy(np.asarray(extractor.mel_filters))
+        self.filters = filters.float().T.contiguous()  # (mels, n_fft / 2 + 1)
 
     def __call__(self, wave: np.ndarray) -> torch.Tensor:
         """wave: float32 mono at the extractor's rate -> (mels, frames), frames even and at most the full context."""

@@ -11,8 +11,8 @@ HELP = "decode the base, adapters and merged models on the tasks' data: exp/deco
 
 
 def add_arguments(parser):
-    parser.add_argument("--tasks", required=True, nargs="+", action=CommaList, help="tasks, or sets: folders DATA/<task>/<split>")
-    parser.add_argument("--task", help="the task of all, where --tasks are sets (languages); default: as the set's adapter was trained")
+    parser.add_argument("--tasks", required=True, nargs="+", action=CommaList, help="or sets: DATA/<set>/<split>")
+    parser.add_argument("--task", help="of all, where --tasks are sets (languages); default: that of the set's adapter")
     parser.add_argument("--data", default="data", help="folder that holds <task>/<split>/")
     parser.add_argument("--split", type=split_name, default="test", help="train, dev (validation) or test")
     parser.add_argument("--systems", nargs="+", action=CommaList, default=["all"],
@@ -20,13 +20,13 @@ def add_arguments(parser):
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
     add_model_arguments(parser)
     add_decode_arguments(parser)
-    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="the I-th of N jobs, from 1, does its share")
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="the I-th share of N, from 1")
     parser.add_argument("--force", type=boolean, default=False, help="decode again what is there")
 
 
 def add_decode_arguments(parser):
     parser.add_argument("--num-beams", type=int, default=1, help="beam width; 1: greedy")
-    parser.add_argument("--batch-size", type=int, default=32, help="utterances decoded together; does not change results")
+    parser.add_argument("--batch-size", type=int, default=32, help="utterances decoded together; changes no result")
     parser.add_argument("--label-scoring", type=boolean, default=True, help="also score every label of label tasks")
 
 
@@ -61,7 +61,7 @@ def run(args):
 
 
 def shares(jobs: int, shard: tuple[int, int]) -> tuple[range, tuple[int, int]]:
-    """(jobs of this shard, shard of the batches within a job): whole jobs where there are plenty, else a part of each."""
+    """(jobs of this shard, shard of the batches in a job): whole jobs where there are plenty, else a part of each."""
     index, count = shard
     return (range(index, jobs, count), (0, 1)) if jobs >= 4 * count else (range(jobs), shard)
 

@@ -1,4 +1,4 @@
-"""speechmerge evaluate --task asr --model egs/mini/base [--adapter exp/asr/asr] --data data/asr/test [--output-dir DIR]"""
+"""speechmerge evaluate --task asr --model egs/mini/base [--adapter exp/asr/lora] --data data/asr/test"""
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import boolean, split_name
 from speechmerge.stages.decode import add_decode_arguments
@@ -8,9 +8,9 @@ HELP = "decode and score one system on one task; prints the scores"
 
 def add_arguments(parser):
     parser.add_argument("--task", required=True, help="the task (speechmerge list tasks)")
-    parser.add_argument("--data", required=True, help="data directory, or with --split the folder that holds <task>/<split>/")
+    parser.add_argument("--data", required=True, help="data directory, or with --split what holds <task>/<split>/")
     parser.add_argument("--split", type=split_name, help="train, dev or test, below --data")
-    parser.add_argument("--adapter", default="base", help="folder or name of an adapter or a merged model; default: the base alone")
+    parser.add_argument("--adapter", default="base", help="folder or name of an adapter or a merged model")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
     parser.add_argument("--output-dir", help="default: EXP_DIR/decode/SPLIT/SYSTEM/TASK")
     add_model_arguments(parser)
@@ -32,7 +32,8 @@ def run(args):
     task, [system] = get_task(args.task), find_systems([args.adapter], args.exp_dir)
     data = DataDir.read(Path(args.data) / args.task / args.split if args.split else args.data)
     options = Options(args.num_beams, args.label_scoring, args.batch_size)
-    decoder = Decoder(model_from(args), task, data, args.split or data.path.name, args.exp_dir, options, output_dir=args.output_dir)
+    split = args.split or data.path.name
+    decoder = Decoder(model_from(args), task, data, split, args.exp_dir, options, output_dir=args.output_dir)
     decoder.decode(system, args.force)
     score = score_decoded(decoder.folder(system)).score
     print(f"{system.name} on {task.name} ({data.path}): {score['n']} utterances, in {decoder.folder(system)}")

@@ -1,4 +1,4 @@
-"""speechmerge train --task kws --model egs/mini/base --data data/kws/train --dev data/kws/dev [--name kws] [--rank 8 ...]"""
+"""speechmerge train --task kws --model egs/mini/base --data data/kws/train --dev data/kws/dev [--rank 8]"""
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import CommaList, boolean
 from speechmerge.train.options import DECAYS, PRECISIONS, TUNINGS, TrainOptions
@@ -10,7 +10,7 @@ REPORTS = ("tensorboard", "wandb")
 def add_arguments(parser):
     parser.add_argument("--task", required=True, help="what to train (speechmerge list tasks)")
     parser.add_argument("--data", required=True, help="data directory to train on")
-    parser.add_argument("--dev", help="data directory that chooses the best checkpoint; without it the last one is the result")
+    parser.add_argument("--dev", help="data directory that chooses the best checkpoint; without it the last one counts")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder; adapters.json in it lists all adapters")
     parser.add_argument("--name", help="of the adapter, for --adapters and --systems; default: the task")
     parser.add_argument("--output-dir", help="default: EXP_DIR/TASK/NAME")
@@ -18,15 +18,15 @@ def add_arguments(parser):
     add_lora_arguments(parser.add_argument_group("what is trained"))
     add_schedule_arguments(parser.add_argument_group("schedule"))
     add_choice_arguments(parser.add_argument_group("choice of the checkpoint"))
-    parser.add_argument("--report-to", nargs="*", action=CommaList, default=["tensorboard"], help="tensorboard, wandb, or nothing")
-    parser.add_argument("--keep-checkpoints", type=boolean, default=False, help="leave the last and the best after the end")
-    parser.add_argument("--force", type=boolean, default=False, help="train again although it was done with the same inputs")
+    parser.add_argument("--report-to", nargs="*", action=CommaList, default=["tensorboard"], help="tensorboard, wandb")
+    parser.add_argument("--keep-checkpoints", type=boolean, default=False, help="leave the last and the best")
+    parser.add_argument("--force", type=boolean, default=False, help="train again although nothing changed")
 
 
 def add_lora_arguments(group):
     group.add_argument("--tuning", choices=TUNINGS, default="lora", help="lora: an adapter; full: all weights")
     group.add_argument("--rank", type=int, default=8, help="of the LoRA")
-    group.add_argument("--alpha", type=float, help="scaling is alpha / rank (rsLoRA: alpha / sqrt(rank)); default: the rank")
+    group.add_argument("--alpha", type=float, help="scaling: alpha / rank (rsLoRA: alpha / sqrt(rank)); default: rank")
     group.add_argument("--dropout", type=float, default=0.0, help="on the adapter's input")
     group.add_argument("--targets", nargs="+", action=CommaList, default=["all-linear"],
                        help="all-linear, attention, encoder, decoder, or names of layers such as q_proj v_proj")
@@ -44,19 +44,19 @@ def add_schedule_arguments(group):
     group.add_argument("--decay", choices=DECAYS, default="linear", help="after the warm-up")
     group.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW")
     group.add_argument("--max-grad-norm", type=float, default=1.0, help="gradient clipping; 0: none")
-    group.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the computation; the weights stay as --dtype")
-    group.add_argument("--gradient-checkpointing", type=boolean, default=False, help="less memory, about a third slower")
+    group.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the computation; weights: --dtype")
+    group.add_argument("--gradient-checkpointing", type=boolean, default=False, help="less memory, a third slower")
     group.add_argument("--seed", type=int, default=0, help="of the adapter's start, the data order and the dropout")
     group.add_argument("--logging-steps", type=int, default=10, help="steps between two lines of the log")
     group.add_argument("--cache-mb", type=int, default=2048, help="memory for features that are kept between epochs")
 
 
 def add_choice_arguments(group):
-    group.add_argument("--eval-steps", type=int, default=0, help="steps between evaluations and checkpoints; 0: every epoch")
+    group.add_argument("--eval-steps", type=int, default=0, help="steps between evaluations; 0: each epoch")
     group.add_argument("--eval-batch-size", type=int, default=32, help="utterances that are decoded together")
     group.add_argument("--eval-beams", type=int, default=1, help="beam width on the dev set")
-    group.add_argument("--dev-limit", type=int, default=200, help="utterances of the dev set that are decoded, evenly spread; 0: all")
-    group.add_argument("--patience", type=int, default=0, help="stop after so many evaluations without a better one; 0: never")
+    group.add_argument("--dev-limit", type=int, default=200, help="utterances of the dev set, evenly spread; 0: all")
+    group.add_argument("--patience", type=int, default=0, help="stop after so many evaluations without gain; 0: never")
 
 
 def run(args):
@@ -79,7 +79,8 @@ def run(args):
     options = TrainOptions(**{**chosen, "targets": tuple(args.targets)})
     task, name = get_task(args.task), args.name or args.task
     output_dir = Path(args.output_dir or Path(args.exp_dir) / args.task / name)
-    record = train(model_from(args), task, DataDir.read(args.data), DataDir.read(args.dev) if args.dev else None, output_dir, options,
-                   name=name, exp_dir=args.exp_dir, reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
-    dev = "  ".join(f"dev {metric} {value:.4f}" for metric, value in record["dev"].items() if metric not in ("n", "loss"))
-    print(f"{output_dir}: {record['utterances']} utterances, step {record['step']} of {record['steps']}  {dev}")
+    data, dev = DataDir.read(args.data), DataDir.read(args.dev) if args.dev else None
+    record = train(model_from(args), task, data, dev, output_dir, options, name=name, exp_dir=args.exp_dir,
+                   reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
+    result = f"  dev {task.metric} {record['dev'][task.metric]:.4f}" if record["dev"] else ""
+    print(f"{output_dir}: {record['utterances']} utterances, step {record['step']} of {record['steps']}{result}")

@@ -28,9 +28,10 @@ def lora_config(model: SpeechModel, options: TrainOptions):
     from peft import LoraConfig
 
     targets = options.targets[0] if len(options.targets) == 1 else list(options.targets)
+    alpha = options.rank if options.alpha is None else options.alpha
     return LoraConfig(
-        r=options.rank, lora_alpha=options.rank if options.alpha is None else options.alpha, lora_dropout=options.dropout,
-        target_modules=model.target_modules(targets), use_rslora=options.use_rslora, use_dora=options.use_dora, bias="none",
+        r=options.rank, lora_alpha=alpha, lora_dropout=options.dropout, target_modules=model.target_modules(targets),
+        use_rslora=options.use_rslora, use_dora=options.use_dora, bias="none",
     )
 
 

@@ -1,9 +1,9 @@
 """One training run, from a data directory to exp/<task>/<name>/.
 
-    adapter_model.safetensors, adapter_config.json   the best adapter, as plain PEFT loads it (full tuning: a model folder)
+    adapter_model.safetensors, adapter_config.json   the best adapter, as plain PEFT loads it (full tuning: a model)
     speechmerge.json                                 task, language, base, dev result, options, provenance
     train.log, tensorboard/                          what happened
-    checkpoints/                                     while it runs: the last and the best; a killed run goes on from here
+    checkpoints/                                     the last and the best; a killed run goes on from here
 """
 import contextlib
 import logging
@@ -28,8 +28,8 @@ def run_key(model: SpeechModel, task, train: DataDir, dev: DataDir | None, optio
     """Of everything that decides the result of a run."""
     context = model.context
     return fingerprint({"base": model.fingerprint(), "task": task.name, "train": train.fingerprint(),
-                        "dev": dev.fingerprint() if dev else None, "options": options.deciding(), "dtype": str(model.dtype),
-                        "context": [context.kind, context.minimum, context.step]})
+                        "dev": dev.fingerprint() if dev else None, "options": options.deciding(),
+                        "dtype": str(model.dtype), "context": [context.kind, context.minimum, context.step]})
 
 
 def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | None, output_dir, options: TrainOptions,
@@ -109,7 +109,8 @@ def usable(model: SpeechModel, task, examples, data: DataDir) -> list:
         log.warning("%s: %d more utterances are left out", data.path, len(left_out) - 5)
     kept = [example for example in examples if not reasons[example.id]]
     if not kept:
-        raise SpeechMergeError(f"{data.path}: no utterance that can be trained on ({left_out[0][1] if left_out else 'it is empty'})")
+        reason = left_out[0][1] if left_out else "it is empty"
+        raise SpeechMergeError(f"{data.path}: no utterance that can be trained on ({reason})")
     return kept
 
 
@@ -121,7 +122,7 @@ def spread(examples, limit: int) -> list:
 
 
 def run_trainer(trainer, checkpoints: Path) -> Path:
-    """Train to the end, from the last whole checkpoint where there is one. Returns the checkpoint that is the result."""
+    """Train to the end, from the last whole checkpoint where there is one. Returns the checkpoint that counts."""
     from transformers import TrainerState
 
     from speechmerge.train.trainer import stopped_early
@@ -159,17 +160,18 @@ def make_record(model: SpeechModel, task, train_data: DataDir, trainer, best: Pa
         "task": task.name, "language": languages.pop() if len(languages) == 1 else None,
         "base": {"source": model.source, "fingerprint": model.fingerprint()},
         "dev": {task.metric: dev["eval_value"], "loss": dev["eval_loss"], "n": len(trainer.dev)} if dev else {},
-        "tuning": options.tuning, "step": step, "steps": trainer.state.global_step, "utterances": len(trainer.train_dataset),
-        "data": str(train_data.path), "options": options.deciding(),
-        "audio_context": {"kind": model.context.kind, "min": model.context.minimum, "step": model.context.step}, **provenance(),
+        "tuning": options.tuning, "step": step, "steps": trainer.state.global_step,
+        "utterances": len(trainer.train_dataset), "data": str(train_data.path), "options": options.deciding(),
+        "audio_context": {"kind": model.context.kind, "min": model.context.minimum, "step": model.context.step},
+        **provenance(),
     }
 
 
 def finish(output_dir: Path, best: Path, record: dict, key: str, keep_checkpoints: bool):
-    """Weights first, done.json last: a folder is finished when its done.json is there. A kill in between costs nothing."""
+    """Weights first, done.json last: a folder is finished when that is there. A kill in between costs nothing."""
     from speechmerge.train.trainer import COMPLETE
 
-    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin", COMPLETE}
+    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json", COMPLETE}
     outputs = [file.name for file in sorted(best.iterdir()) if file.is_file() and file.name not in state]
     for file in outputs:
         beside = output_dir / f".{file}.part"

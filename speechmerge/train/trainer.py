@@ -23,6 +23,7 @@ from speechmerge.train.options import TrainOptions
 
 log = logging.getLogger(__name__)
 COMPLETE = "complete"  # a file in every checkpoint that was written to its end
+DISK_FULL = ("No space left", "os error 28", "PytorchStreamWriter failed")  # how safetensors and torch say it
 TIE = 1e-6  # weight of the dev loss where the metric is the same: below any step of the metric
 
 
@@ -51,8 +52,9 @@ class TaskTrainer(Trainer):
         self.speech, self.task, self.dev, self.labels, self.options = speech, task, dev, labels, options
         self.cache = FeatureCache(options.cache_mb << 20)
         dataset = TrainingSet(speech, train, self.cache)
-        super().__init__(model=speech.module, args=arguments(speech, options, folder, bool(dev), reports), train_dataset=dataset,
-                         eval_dataset=dev, compute_loss_func=speech.loss, callbacks=[Flow(options, bool(dev)), LogLines()])
+        super().__init__(model=speech.module, args=arguments(speech, options, folder, bool(dev), reports),
+                         train_dataset=dataset, eval_dataset=dev, compute_loss_func=speech.loss,
+                         callbacks=[Flow(options, bool(dev)), LogLines()])
         if "tensorboard" in reports:
             self.add_callback(tensorboard(folder.parent / "tensorboard"))
         self.remove_callback(PrinterCallback)
@@ -71,7 +73,7 @@ class TaskTrainer(Trainer):
         return self.speech.collate(items, self.task, training=True)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Decode and score the dev set. `eval_value` is the task's metric; `eval_decided` orients it and breaks ties by loss."""
+        """Decode and score the dev set: `eval_value` is the metric, `eval_decided` orients it, ties go to the loss."""
         start = time.monotonic()
         training = self.model.training
         self.model.eval()
@@ -94,7 +96,8 @@ class TaskTrainer(Trainer):
 
     @torch.no_grad()
     def _dev_loss(self) -> float:
-        dataset = TrainingSet(self.speech, [example for example in self.dev if not self.speech.fits(example, self.task)], self.cache)
+        fitting = [example for example in self.dev if not self.speech.fits(example, self.task)]
+        dataset = TrainingSet(self.speech, fitting, self.cache)
         total, tokens = 0.0, 0
         order = sorted(range(len(dataset)), key=dataset.seconds.__getitem__)
         for start in range(0, len(order), self.options.eval_batch_size):
@@ -116,11 +119,15 @@ class TaskTrainer(Trainer):
         now = (time.monotonic(), self.seen_utterances, self.seen_seconds, self.evaluating)
         then, self.mark = self.mark, now
         spent = max(now[0] - then[0] - (now[3] - then[3]), 1e-9)
-        speed = {"utterances_per_second": (now[1] - then[1]) / spent, "audio_seconds_per_second": (now[2] - then[2]) / spent}
-        return {**speed, "memory_gb": memory_gb()}
+        return {"utterances_per_second": (now[1] - then[1]) / spent,
+                "audio_seconds_per_second": (now[2] - then[2]) / spent, "memory_gb": memory_gb()}
+
+    def floating_point_ops(self, inputs):
+        """Not counted: the Trainer would walk over all modules at every step."""
+        return 0
 
     def _save_checkpoint(self, model, trial):
-        """A checkpoint counts once its COMPLETE file is there; only then are older ones deleted (the best and the last stay)."""
+        """A checkpoint counts once its COMPLETE file is there; only then do older ones go (best and last stay)."""
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         with disk_errors(folder):
             super()._save_checkpoint(model, trial)
@@ -138,10 +145,10 @@ def disk_errors(folder: Path):
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not any(words in str(error) for words in ("No space left", "os error 28", "PytorchStreamWriter failed")):
+        if not full and not any(words in str(error) for words in DISK_FULL):
             raise
-        raise SpeechMergeError(f"{folder}: no space left on the device; free some and run the same command again, training goes on "
-                               "from the last whole checkpoint") from error
+        raise SpeechMergeError(f"{folder}: no space left on the device; free some and run the same command again, "
+                               "training goes on from the last whole checkpoint") from error
 
 
 def save_weights(speech: SpeechModel, folder):
@@ -172,13 +179,13 @@ class Flow(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         if stopped_early(state.log_history, self.options.patience):
-            log.info("no better result in %d evaluations: training ends at step %d", self.options.patience, state.global_step)
+            log.info("nothing better in %d evaluations: the end, at step %d", self.options.patience, state.global_step)
             control.should_training_stop = True
         return control
 
 
 def stopped_early(history: list[dict], patience: int) -> bool:
-    """Whether the last `patience` evaluations brought nothing better. Follows from the history, so a resumed run agrees."""
+    """Whether the last `patience` evaluations brought nothing better; from the history, so a resumed run agrees."""
     values = [entry["eval_decided"] for entry in history if "eval_decided" in entry]
     return bool(patience and values and len(values) - 1 - values.index(max(values)) >= patience)
 
@@ -188,12 +195,12 @@ class LogLines(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "eval_value" in logs:
-            log.info("step %d  dev %.4f  dev loss %.4f  (%.1f s)", state.global_step, logs["eval_value"], logs["eval_loss"],
-                     logs["eval_runtime"])
+            log.info("step %d  dev %.4f  dev loss %.4f  (%.1f s)", state.global_step,
+                     *(logs[key] for key in ("eval_value", "eval_loss", "eval_runtime")))
         elif logs and "loss" in logs:
-            log.info("step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.1f utterances/s  %.1f audio s/s  %.2f GB", state.global_step,
-                     state.max_steps, state.epoch, logs["loss"], logs["learning_rate"], logs["utterances_per_second"],
-                     logs["audio_seconds_per_second"], logs["memory_gb"])
+            log.info("step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.1f utterances/s  %.1f audio s/s  %.2f GB",
+                     state.global_step, state.max_steps, state.epoch, logs["loss"], logs["learning_rate"],
+                     logs["utterances_per_second"], logs["audio_seconds_per_second"], logs["memory_gb"])
 
 
 class Progress(ProgressCallback):
@@ -222,16 +229,17 @@ def arguments(speech: SpeechModel, options: TrainOptions, folder: Path, has_dev:
     strategy = "steps" if options.eval_steps else "epoch"
     every = options.eval_steps or None
     made = TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=options.batch_size, gradient_accumulation_steps=options.accumulation,
-        num_train_epochs=options.epochs, max_steps=options.max_steps, learning_rate=options.learning_rate,
-        lr_scheduler_type=options.decay if options.decay != "constant" else "constant_with_warmup", warmup_steps=options.warmup,
-        weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm, bf16=options.precision == "bf16",
-        fp16=options.precision == "fp16", eval_strategy=strategy if has_dev else "no", eval_steps=every,
-        save_strategy=strategy, save_steps=every or 500, metric_for_best_model="eval_decided" if has_dev else None,
-        greater_is_better=True if has_dev else None, logging_steps=options.logging_steps, seed=options.seed,
-        report_to=[name for name in reports if name != "tensorboard"] or "none", disable_tqdm=not sys.stderr.isatty(), dataloader_num_workers=0,
-        dataloader_pin_memory=speech.device.type == "cuda", use_cpu=speech.device.type == "cpu", remove_unused_columns=False,
-        label_names=["labels"], save_total_limit=None, optim="adamw_torch",
+        output_dir=str(folder), seed=options.seed, per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulation, num_train_epochs=options.epochs, max_steps=options.max_steps,
+        optim="adamw_torch", learning_rate=options.learning_rate, warmup_steps=options.warmup,
+        lr_scheduler_type="constant_with_warmup" if options.decay == "constant" else options.decay,
+        weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm,
+        bf16=options.precision == "bf16", fp16=options.precision == "fp16", use_cpu=speech.device.type == "cpu",
+        eval_strategy=strategy if has_dev else "no", eval_steps=every, save_strategy=strategy, save_steps=every or 500,
+        metric_for_best_model="eval_decided" if has_dev else None, greater_is_better=True if has_dev else None,
+        logging_steps=options.logging_steps, report_to=[name for name in reports if name != "tensorboard"] or "none",
+        disable_tqdm=not sys.stderr.isatty(), remove_unused_columns=False, label_names=["labels"],
+        dataloader_num_workers=0, dataloader_pin_memory=speech.device.type == "cuda",
     )
     if made.n_gpu > 1:
         made._n_gpu = 1  # the Trainer would split batches over all visible GPUs by itself
