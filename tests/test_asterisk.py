@@ -20,6 +20,8 @@ DOWNLOAD = Path(__file__).parents[1] / "egs" / "asterisk" / "local" / "download.
 TRAPS = {  # key: (line of the list, what must become of it: a transcript or the reason why it is skipped)
     "beep": ("[this is a beep]", "no words"),
     "confbridge-join": ("<beep ascending>", "no words"),
+    "confbridge-leave": ("un suono di beep discendente", "no words"),
+    "ring": ("<bell>", "no words"),
     "silence/2": ("(2 seconds of silence)", "no words"),
     "is": ("", "no words"),
     "letters/at": ("chiocciola [@]", "chiocciola"),
@@ -102,7 +104,7 @@ def test_traps(corpus, tmp_path):
     from speechmerge.files import read_json
 
     assert read_json(tmp_path / "data/it/prepare.json")["skipped"] == {
-        "no words": 4, "remark in brackets": 2, "lost letters": 1, "symbol for a word": 1, "two texts for one key": 1,
+        "no words": 6, "remark in brackets": 2, "lost letters": 1, "symbol for a word": 1, "two texts for one key": 1,
         "shorter than 0.2 s": 2, "silence": 1, "longer than 30 s": 1, "transcript without audio": 1,
         "audio without transcript": 2, "line without key": 1}
 

@@ -17,6 +17,7 @@ defaults() {
     task=asr
     model=downloads/models/whisper-base # made by local/download.sh
     merges="uniform sum_0.4 sum_1.0 ties"
+    prepare_args="--param max_seconds=15" # a few long menus would take a third of the time
 }
 
 . "$root/utils/run.sh"

@@ -28,7 +28,9 @@ from speechmerge.files import write_json
 
 VOICES = {"en": "en_allison", "es": "es_allison", "fr": "fr_june", "it": "it_carlo", "ru": "ru_maxim"}
 # Usable prompts of release 1.6.1 with the default limits; another release may differ by a few
-EXPECTED = {"en": 543, "es": 472, "fr": 504, "it": 557, "ru": 550}
+EXPECTED = {"en": 543, "es": 472, "fr": 504, "it": 553, "ru": 550}
+# Tones and noises; the lists describe some of them in words without brackets (`un suono di beep ascendente`)
+SOUNDS = ("beep", "beeperr", "confbridge-join", "confbridge-leave", "ascending-2tone", "descending-2tone", "tt-monkeys")
 MIN_FOUND = 0.9  # a corpus with fewer of its prompts is incomplete
 TEST_SHARE, DEV_SHARE = 0.16, 0.08
 SILENT = 100  # peak of 16-bit samples; the silence prompts have 14
@@ -157,6 +159,8 @@ def locate(key: str, audio: dict[str, Path], transcripts) -> Path | None:
 
 def spoken_text(key: str, text: str, keys) -> tuple[str | None, str | None]:
     """(what is said, None) or (None, why this cannot be known)."""
+    if key in SOUNDS:
+        return None, "no words"
     text = own_part(key, text, keys)
     remarks = REMARK.findall(text)
     bare = " ".join(REMARK.sub(" ", text).split())
