@@ -218,6 +218,17 @@ def test_options_train(base, data, tmp_path, options):
     assert losses[-1] < losses[0] and record["steps"] == options.get("max_steps", 8)
 
 
+def test_base_in_bfloat16(base, data, tmp_path):
+    model = load_model(base, dtype="bfloat16", **CONTEXT)
+    options = TrainOptions(rank=4, batch_size=6, learning_rate=1e-2, epochs=6)
+    train(model, get_task("kws"), data, data, tmp_path / "exp/kws/lora", options, exp_dir=tmp_path / "exp")
+    losses = [float(part.split()[0]) for part in (tmp_path / "exp/kws/lora/train.log").read_text().split("dev loss")[1:]]
+    assert losses[-1] < losses[0] - 0.3
+    fresh = load_model(base, dtype="bfloat16", **CONTEXT)
+    with fresh.adapter(tmp_path / "exp/kws/lora"):
+        assert texts(fresh, data) != {} and fresh.dtype == torch.bfloat16
+
+
 def test_gradient_checkpointing_changes_nothing(base, data, tmp_path):
     plain, saving = (run(base, data, tmp_path / str(on), gradient_checkpointing=on)[1] for on in (False, True))
     from safetensors.torch import load_file

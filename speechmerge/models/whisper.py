@@ -21,6 +21,8 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 @FAMILIES.register("whisper")
 class Whisper(SpeechModel):
+    """Whisper of any size, by hub id or folder; also the mini base."""
+
     family = "whisper"
     pair_silence = 0.2
 
@@ -118,7 +120,8 @@ class Whisper(SpeechModel):
 
     def collate(self, items: list[Item], task, training=False, frames=None):
         frames = frames or max(self.context_frames(item.seconds) for item in items)
-        batch = {"input_features": torch.stack([self.mel.pad(item.features, frames) for item in items])}
+        features = torch.stack([self.mel.pad(item.features, frames) for item in items])
+        batch = {"input_features": features.to(self.dtype)}
         prefixes = [self.prefix(task, item.example.language) for item in items]
         if not training:
             return {**batch, "decoder_input_ids": torch.tensor(prefixes)}
@@ -143,8 +146,7 @@ class Whisper(SpeechModel):
     def encode(self, batch):
         """Encoder output (batch, positions, d); kept in the batch, so that generation and label scoring share it."""
         if "encoder_outputs" not in batch:
-            features = batch["input_features"].to(self.device, self.dtype)
-            batch["encoder_outputs"] = self.core.model.encoder(features)
+            batch["encoder_outputs"] = self.core.model.encoder(batch["input_features"].to(self.device))
         return batch["encoder_outputs"]
 
     @torch.inference_mode()
