@@ -11,7 +11,7 @@ from speechmerge.errors import SpeechMergeError
 from speechmerge.merge_results import write_merge_results
 from speechmerge.scoring import Options as ScoreOptions
 from speechmerge.scoring import compare
-from speechmerge.systems import BASE, System, known_adapters
+from speechmerge.systems import BASE, System, known_adapters, task_of
 
 
 class Evaluation:
@@ -52,8 +52,6 @@ def decoder_options(args) -> Options:
 
 def own_sets(adapters, exp_dir, chosen=None) -> dict:
     """Set name -> Task: those that were asked for, else one for each adapter that was merged ([{"name", "task"}])."""
-    from speechmerge.stages.decode import task_of
-
     names = list(chosen or dict.fromkeys(adapter.get("name") or adapter["task"] for adapter in adapters))
     if not names:
         raise SpeechMergeError("the merge does not say which tasks its adapters were made for; name them with --eval-tasks")

@@ -19,8 +19,7 @@ from speechmerge.merge.tag import task_combo
 from speechmerge.metrics.interference import rank
 from speechmerge.models.options import model_from
 from speechmerge.provenance import provenance
-from speechmerge.stages.merge import find_adapters, labels
-from speechmerge.systems import content_files, find_systems
+from speechmerge.systems import adapter_labels, content_files, find_adapters, find_systems, training_records
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +29,10 @@ class Sweep:
         self.args, self.grid = args, grid
         self.systems = find_adapters(args.adapters, args.exp_dir)
         for params in self.points():  # all refused before the first is tried
-            METHODS.get(args.method)(args.method, labels(self.systems), params)
+            METHODS.get(args.method)(args.method, adapter_labels(self.systems), params)
         self.sets = own_sets([{"name": name or system.name, "task": system.task} for name, system in self.systems], args.exp_dir,
                              args.eval_tasks)
-        self.folder = Path(args.exp_dir) / "merged" / args.method / task_combo(labels(self.systems)) / "sweeps"
+        self.folder = Path(args.exp_dir) / "merged" / args.method / task_combo(adapter_labels(self.systems)) / "sweeps"
 
     def points(self) -> list[dict]:
         """Every combination of the grid's values over what all points share."""
@@ -72,7 +71,8 @@ class Sweep:
 
     def search(self, missing, path: Path, summary: dict):
         args = self.args
-        evaluation = Evaluation(model_from(args), self.sets, args.data, args.split, args.exp_dir, decoder_options(args))
+        model = model_from(args, training_records([system for _, system in self.systems], args.exp_dir))
+        evaluation = Evaluation(model, self.sets, args.data, args.split, args.exp_dir, decoder_options(args))
         references = evaluation.references([system.path for _, system in self.systems])
         evaluation.decode(references)
         for number, params in enumerate(missing, 1):
@@ -80,6 +80,8 @@ class Sweep:
             summary["points"].append(self.score(params, evaluation, references))
             summary["ranking"] = rank({point["tag"]: point["interference_delta"] for point in summary["points"]})
             write_json(path, summary)
+        if not args.keep_points:
+            shutil.rmtree(self.folder / "points", ignore_errors=True)  # their locks
 
     def score(self, params: dict, evaluation: Evaluation, references) -> dict:
         """Merge, decode and score one point."""
@@ -87,7 +89,7 @@ class Sweep:
         vector = merge([system.path for _, system in self.systems], method=args.method, base=args.base, merge_mode=args.merge_mode,
                        names=[name for name, _ in self.systems], **params)
         folder = self.folder / "points" / vector.details["tag"]
-        save(vector, folder, base=args.base)
+        save(vector, folder, as_="delta", base=args.base)  # exact, and quicker than a LoRA of full rank
         [system] = find_systems([str(folder)], args.exp_dir)
         results = evaluation.compare([*references, system])
         entry = next(entry for entry in results["systems"] if entry["name"] == system.name)

@@ -6,9 +6,10 @@ with a merge_metadata.json that holds their tag.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from speechmerge.errors import SpeechMergeError
+from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, update_json
 from speechmerge.registry import nearest
+from speechmerge.tasks import TASKS, get_task
 
 BASE = "base"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json", "delta.safetensors")
@@ -101,3 +102,39 @@ def content_files(system: System) -> list[Path]:
         return []
     folder = Path(system.path)
     return sorted(path for pattern in CONTENT for path in folder.glob(pattern))
+
+
+def find_adapters(words, exp_dir) -> list[tuple[str | None, System]]:
+    """[(name, System)]: folders or registered names in the order given. Unregistered folders have name None."""
+    registered, found = known_adapters(exp_dir), []
+    for word in words:
+        for system in find_systems([word], exp_dir):
+            if system.kind == "base":
+                raise UsageError("--adapters: the base changes nothing; name adapters")
+            named = system.name in registered and registered[system.name].path == system.path or system.kind == "merged"
+            found.append((system.name if named else None, system))
+    return found
+
+
+def adapter_labels(systems) -> list[str]:
+    """What the merged adapters are called in the name of their folder: registered name, else task, else folder."""
+    return [name or system.task or system.name for name, system in systems]
+
+
+def task_of(name: str, given: str | None, exp_dir):
+    """The task of a set: as given, else of that name, else that of the adapter of that name."""
+    adapter = known_adapters(exp_dir).get(name)
+    return get_task(given or (adapter.task if adapter and name not in TASKS.names() else name))
+
+
+def training_records(systems, exp_dir) -> list[dict]:
+    """speechmerge.json of the adapters behind these systems; where there are none (the base), of all registered ones."""
+    folders = [Path(path) for system in systems for path in _adapter_folders(system)]
+    folders = folders or [Path(system.path) for system in known_adapters(exp_dir).values()]
+    return [read_json(folder / "speechmerge.json") for folder in folders if (folder / "speechmerge.json").is_file()]
+
+
+def _adapter_folders(system: System) -> list[str]:
+    if system.kind != "merged":
+        return [system.path] if system.path else []
+    return [adapter["path"] for adapter in read_json(Path(system.path) / "merge_metadata.json")["adapters"] if adapter["path"]]

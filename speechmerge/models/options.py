@@ -1,18 +1,40 @@
-"""The options of every verb that loads a model."""
-from speechmerge.models.base import CONTEXTS, DTYPES, load_model
+"""The options of every verb that loads a model. What is not given is as the adapters were trained."""
+from speechmerge.errors import UsageError
+from speechmerge.models.base import CONTEXTS, DTYPES, Context, load_model
+
+CONTEXT_OPTIONS = {"kind": "audio_context", "min": "audio_context_min", "step": "audio_context_step"}
+DEFAULTS = {"kind": Context().kind, "min": Context().minimum, "step": Context().step}
 
 
 def add_model_arguments(parser):
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, help="folder or hub id of the base model")
+    group.add_argument("--model", help="folder or hub id of the base model; default: the base of the adapters")
     group.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:N")
     group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the weights")
-    group.add_argument("--audio-context", default="full", choices=CONTEXTS,
-                       help="full: all the encoder holds (Whisper: 30 s); dynamic: as much as an utterance needs")
-    group.add_argument("--audio-context-min", type=float, default=2.0, help="seconds, at least, where it is dynamic")
-    group.add_argument("--audio-context-step", type=float, default=0.5, help="seconds; rounded up to multiples of it")
+    group.add_argument("--audio-context", choices=CONTEXTS,
+                       help="full: all the encoder holds (Whisper: 30 s); dynamic: as much as an utterance needs; default: "
+                            "as the adapters were trained, without adapters full")
+    group.add_argument("--audio-context-min", type=float, help="seconds, at least, where it is dynamic; default likewise")
+    group.add_argument("--audio-context-step", type=float, help="seconds; rounded up to multiples of it; default likewise")
 
 
-def model_from(args):
-    context = (args.audio_context, args.audio_context_min, args.audio_context_step)
-    return load_model(args.model, args.device, args.dtype, *context)
+def model_from(args, records=()):
+    """The model that the options name. `records`: speechmerge.json of the adapters that it will carry."""
+    source = args.model or agreed("--model", [record["base"].get("source") for record in records if record.get("base")])
+    if not source:
+        raise UsageError("--model is not given, and no adapter names its base; give a folder or a hub id")
+    contexts = [record["audio_context"] for record in records if "audio_context" in record]
+    chosen = {}
+    for key, option in CONTEXT_OPTIONS.items():
+        given = getattr(args, option)
+        found = given if given is not None else agreed(f"--{option.replace('_', '-')}", [context[key] for context in contexts])
+        chosen[key] = DEFAULTS[key] if found is None else found
+    return load_model(source, args.device, args.dtype, chosen["kind"], chosen["min"], chosen["step"])
+
+
+def agreed(option: str, values):
+    """The value that all adapters were trained with, None where they say nothing. UsageError where they differ."""
+    found = sorted({value for value in values if value is not None}, key=str)
+    if len(found) > 1:
+        raise UsageError(f"{option}: the adapters were trained with {' and '.join(map(str, found))}; choose one with {option}")
+    return found[0] if found else None

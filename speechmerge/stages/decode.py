@@ -44,12 +44,12 @@ def run(args):
     from speechmerge.decode import Decoder, Options
     from speechmerge.data.directory import DataDir
     from speechmerge.models.options import model_from
-    from speechmerge.systems import find_systems
+    from speechmerge.systems import find_systems, task_of, training_records
 
     systems = find_systems(args.systems, args.exp_dir)
     tasks = {name: task_of(name, args.task, args.exp_dir) for name in args.tasks}
     data = {name: DataDir.read(Path(args.data) / name / args.split) for name in tasks}
-    model, options, counts = model_from(args), Options(args.num_beams, args.label_scoring, args.batch_size), Counter()
+    model, options, counts = model_from(args, training_records(systems, args.exp_dir)), Options(args.num_beams, args.label_scoring, args.batch_size), Counter()
     mine, batches = shares(len(tasks) * len(systems), args.shard)
     for place, (name, task) in enumerate(tasks.items()):
         decoder = Decoder(model, task, data[name], args.split, args.exp_dir, options, batches, set_name=name)
@@ -64,12 +64,3 @@ def shares(jobs: int, shard: tuple[int, int]) -> tuple[range, tuple[int, int]]:
     """(jobs of this shard, shard of the batches in a job): whole jobs where there are plenty, else a part of each."""
     index, count = shard
     return (range(index, jobs, count), (0, 1)) if jobs >= 4 * count else (range(jobs), shard)
-
-
-def task_of(name: str, given: str | None, exp_dir):
-    """The task of a set: as given, else of that name, else that of the adapter of that name."""
-    from speechmerge.systems import known_adapters
-    from speechmerge.tasks import TASKS, get_task
-
-    adapter = known_adapters(exp_dir).get(name)
-    return get_task(given or (adapter.task if adapter and name not in TASKS.names() else name))

@@ -26,14 +26,15 @@ def run(args):
     from speechmerge.models.options import model_from
     from speechmerge.scoring import score_decoded
     from speechmerge.stages.score_files import table
-    from speechmerge.systems import find_systems
+    from speechmerge.systems import find_systems, training_records
     from speechmerge.tasks import get_task
 
     task, [system] = get_task(args.task), find_systems([args.adapter], args.exp_dir)
     data = DataDir.read(Path(args.data) / args.task / args.split if args.split else args.data)
     options = Options(args.num_beams, args.label_scoring, args.batch_size)
     split = args.split or data.path.name
-    decoder = Decoder(model_from(args), task, data, split, args.exp_dir, options, output_dir=args.output_dir)
+    model = model_from(args, training_records([system], args.exp_dir))
+    decoder = Decoder(model, task, data, split, args.exp_dir, options, output_dir=args.output_dir)
     decoder.decode(system, args.force)
     score = score_decoded(decoder.folder(system)).score
     print(f"{system.name} on {task.name} ({data.path}): {score['n']} utterances, in {decoder.folder(system)}")

@@ -63,10 +63,12 @@ def compare(system, args) -> dict:
     from speechmerge.evaluation import Evaluation, decoder_options, own_sets
     from speechmerge.merge.save import read_metadata
     from speechmerge.models.options import model_from
+    from speechmerge.systems import training_records
 
     adapters = read_metadata(system.path)["adapters"]
     sets = own_sets(adapters, args.exp_dir, args.eval_tasks)
-    evaluation = Evaluation(model_from(args), sets, args.data, args.split, args.exp_dir, decoder_options(args))
+    model = model_from(args, training_records([system], args.exp_dir))
+    evaluation = Evaluation(model, sets, args.data, args.split, args.exp_dir, decoder_options(args))
     return evaluation.compare([*evaluation.references([adapter["path"] for adapter in adapters]), system], args.force)
 
 

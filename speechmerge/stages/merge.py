@@ -47,13 +47,14 @@ def add_arguments(parser):
 def run(args):
     from speechmerge.errors import UsageError
     from speechmerge.merge.registry import METHODS
+    from speechmerge.systems import adapter_labels, find_adapters
 
     if args.rank is not None and (args.save != "lora" or args.rank < 1):
         raise UsageError(
             f"--rank: found {args.rank} with --save {args.save}, expected a positive number with --save lora"
         )
     systems = find_adapters(args.adapters, args.exp_dir)
-    values = METHODS.get(args.method)(args.method, labels(systems), method_params(args)).values
+    values = METHODS.get(args.method)(args.method, adapter_labels(systems), method_params(args)).values
     folder = merged_folder(args, systems, values)
     print_merge(folder)
     if args.evaluate:
@@ -72,21 +73,6 @@ def method_params(args) -> dict:
     return given if getattr(args, "lambda") is None else {**given, "lambda": getattr(args, "lambda")}
 
 
-def find_adapters(words, exp_dir):
-    """[(name, System)]: folders or registered names in the order given. Unregistered folders have name None."""
-    from speechmerge.errors import UsageError
-    from speechmerge.systems import find_systems, known_adapters
-
-    registered, found = known_adapters(exp_dir), []
-    for word in words:
-        for system in find_systems([word], exp_dir):
-            if system.kind == "base":
-                raise UsageError("--adapters: the base changes nothing; name adapters")
-            named = system.name in registered and registered[system.name].path == system.path or system.kind == "merged"
-            found.append((system.name if named else None, system))
-    return found
-
-
 def merged_folder(args, systems, values):
     """The folder that holds this merge: an earlier one, or one that is made now. Merges of the same adapters wait for
     each other, so that none is made twice."""
@@ -97,7 +83,7 @@ def merged_folder(args, systems, values):
     from speechmerge.done import is_done, step_key
     from speechmerge.files import lock
     from speechmerge.merge.tag import task_combo
-    from speechmerge.systems import content_files
+    from speechmerge.systems import adapter_labels, content_files
 
     files = [path for _, system in systems for path in content_files(system)]
     options = {"method": args.method, "params": values, "mode": args.merge_mode, "save": args.save, "rank": args.rank,
@@ -106,7 +92,7 @@ def merged_folder(args, systems, values):
     if args.output_dir:
         runs, choices = Path(args.output_dir).parent, [Path(args.output_dir)]
     else:
-        runs = Path(args.exp_dir) / "merged" / args.method / task_combo(labels(systems)) / "runs"
+        runs = Path(args.exp_dir) / "merged" / args.method / task_combo(adapter_labels(systems)) / "runs"
         choices = sorted(runs.glob("run_*"), reverse=True)
     with lock(runs / "merge" if not args.output_dir else runs / f"{choices[0].name}.merge"):
         earlier = [] if args.force else [folder for folder in choices if is_done(folder, key)]
@@ -122,11 +108,6 @@ def merged_folder(args, systems, values):
         while folder.exists():
             folder, number = folder.with_name(f"{folder.name.split('-')[0]}-{number}"), number + 1
         return make(args, systems, values, folder, key)
-
-
-def labels(systems) -> list[str]:
-    """What the merged adapters are called in the name of their folder: registered name, else task, else folder."""
-    return [name or system.task or system.name for name, system in systems]
 
 
 def make(args, systems, values, folder, key):
