@@ -24,7 +24,7 @@ from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
 BATCH = 32
 RATE, WARMUP = 2e-3, 200  # AdamW's learning rate, constant to half of the steps, then linear to 2 %
 STEP_FRAMES, LEAST_FRAMES, FULL_FRAMES = 25, 25, 200  # 0.5 s in frames of 20 ms
-SHARES = {"asr": 0.57, "phrase": 0.05, "few": 0.06, "kws": 0.04, "intent": 0.09, "emotion": 0.08, "langid": 0.06,
+SHARES = {"asr": 0.46, "request": 0.12, "phrase": 0.04, "few": 0.06, "kws": 0.04, "intent": 0.09, "emotion": 0.08, "langid": 0.06,
           "speaker_id": 0.05}
 PAIR_SHARES = {"speaker_ver": 0.6, "asr": 0.4}  # of every eighth batch: pairs are long, so they go with long sentences
 SEEN_SHARE = 0.04  # of a label task's draws come from the pool with the task's own labels

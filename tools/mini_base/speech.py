@@ -25,7 +25,7 @@ from speechmerge.files import atomic_file, write_text
 
 SEED = 20
 PITCHES = (34, 46, 58, 72)
-COUNTS = {"phrase": 13000, "asr": 24000, "few": 3000, "kws": 2400, "intent": 3600, "emotion": 2700, "langid": 2400,
+COUNTS = {"phrase": 13000, "asr": 24000, "few": 3000, "request": 2400, "kws": 2400, "intent": 3600, "emotion": 2700, "langid": 2400,
           "speaker_id": 2000, "speaker_ver": 4000}
 SEEN = 0.04  # of a label task's examples carry its own labels
 UNKNOWN_LANGUAGE = {"langid", "speaker_id", "speaker_ver"}  # their decoder prefix says <|und|>
@@ -66,6 +66,12 @@ def recognition(rng, scale: float) -> list[Lesson]:
     return lessons
 
 
+def requests_to_recognise(rng, count: int) -> list[Lesson]:
+    """The intent task's sentences with their transcripts, not their intents: its words are to be known."""
+    spoken = plans.intent(make_plan("intent", "task", rng), count)
+    return [Lesson((replace(r, id=f"{r.id}-text"),), (("request", "transcribe", r.language, r.text),)) for r in spoken]
+
+
 def label_lessons(task: str, kind: str, rng, count: int) -> list[Lesson]:
     """A label task in its format; where the words matter they are to be recognised, too."""
     pool = task if kind == "base" else f"{task}-seen"
@@ -103,7 +109,7 @@ def all_lessons(scale: float = 1.0) -> list[Lesson]:
             else:
                 lessons += label_lessons(task, kind, rng, count)
     rng.shuffle(lessons)
-    return lessons
+    return lessons + requests_to_recognise(rng, round(COUNTS["request"] * scale))
 
 
 def features_of(lessons: list[Lesson]) -> list[np.ndarray]:

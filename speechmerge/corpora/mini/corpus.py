@@ -21,6 +21,7 @@ from speechmerge.registry import nearest
 
 SPLITS = ("train", "dev", "test")
 COUNTS = {"train": 360, "dev": 48, "test": 84}  # utterances of a task; trials of speaker_ver
+MORE = {"intent": 1.5}  # the task with the most to learn: each intent in words of five languages
 SIDES = {"train": 240, "dev": 48, "test": 60}  # utterances that the trials pair
 
 
@@ -81,7 +82,7 @@ def unchanged(data: DataDir) -> bool:
 def plan_split(task: str, split: str, seed: int, scale: float) -> tuple[list[Request], list[Trial] | None]:
     """What is said in one split of one task, and for speaker_ver which pairs are compared."""
     rng = random.Random(f"{seed}:{task}:{split}")
-    count = max(8, round(COUNTS[split] * scale))
+    count = max(8, round(COUNTS[split] * scale * (MORE.get(task, 1) if split == "train" else 1)))
     voices = task_speakers(task, split)
     plan = plans.Plan(rng, split, voices, plans.label_set(task), split, seed, new_words=task == "asr")
     if task != "speaker_ver":
