@@ -328,6 +328,25 @@ def test_groups():
     assert group_of(base=1, single=1, merged=1) == "hard"
     assert group_of(base=0, single=0, merged=0) == "easy"
     assert group_of(base=1, single=None, merged=0) == "kept"
+    assert group_of(base=1, single=None, merged=2) == "harmed"
+    assert group_of(base=1, single=None, merged=1) == "hard"
+
+
+def test_loss_on_a_task_without_adapter_is_said(tmp_path, monkeypatch):
+    """A merge of kws and intent that ruins recognition must not look like one that only gains."""
+    root = write_fake_exp(tmp_path, utterances=12, adapters=("kws", "intent"), splits=("test",))
+    score = root / "exp/decode/test/task_arithmetic_scale0.4/asr/score.json"
+    record, scores = read_json(score), read_json(root / "exp/scores_test.json")
+    base = read_json(root / "exp/decode/test/base/asr/score.json")
+    record["generation"]["value"] = base["generation"]["value"] + 0.14
+    next(s for s in scores["systems"] if s["name"] == "task_arithmetic_scale0.4")["scores"]["asr"]["generation"] = (
+        record["generation"]["value"])
+    write_json(score, record)
+    write_json(root / "exp/scores_test.json", scores)
+    assert report(root, monkeypatch, "--max-examples", "0") == 0
+    text = Page((root / "exp/report/index.html").read_text()).text
+    assert "Δ undefined14.0 worse than base" in text and "asr 14.0 worse than base (points)" in text
+    assert "Δ of asr is undefined: no single adapter to compare with" in text
 
 
 def test_picking_takes_turns_and_does_not_depend_on_order():

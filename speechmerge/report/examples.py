@@ -1,6 +1,6 @@
 """Example utterances: which ones, what every system made of them with the errors marked, and their audio as data URIs.
 
-Which ones: the utterances of a task fall into five groups by how the merge fares against its single adapter and the
+Which ones: the utterances of a task fall into groups by how the merge fares against its single adapter and the
 base; the groups take turns, and within a group the order is that of a hash of the id, so that nobody picks by taste.
 """
 
@@ -17,7 +17,8 @@ GROUPS = {
     "lost": "lost by merging: the single adapter makes fewer errors than the merge",
     "kept": "kept: the merge makes fewer errors than the base, and no more than the single adapter",
     "synergy": "gained by merging: fewer errors than the single adapter",
-    "hard": "still wrong: as many errors as the single adapter, no fewer than the base",
+    "harmed": "harmed: more errors than the base, and there is no single adapter to compare with",
+    "hard": "still wrong: no fewer errors than the base, as many as the single adapter where there is one",
     "easy": "right: the merge makes no error, nor did the base",
 }
 
@@ -102,6 +103,8 @@ def group_of(base: int | None, single: int | None, merged: int) -> str:
         return "lost" if merged > single else "synergy"
     if base is not None and merged < base:
         return "kept"
+    if single is None and base is not None and merged > base:
+        return "harmed"
     return "hard" if merged else "easy"
 
 

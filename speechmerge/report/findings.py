@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from speechmerge.report.summaries import Summary, choose_merge, merge_summaries, scale_curves, summarize
 from speechmerge.report.tables import READINGS, Results
-from speechmerge.report.wording import percent, signed
+from speechmerge.report.wording import against_base, percent, signed
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,18 @@ def worst_task(results: Results, best: Summary) -> Finding:
                "merge": best.system}
     cells = {name: results.cell("generation", system.name, task.name) for name, system in systems.items() if system}
     shown = ", ".join(f"{name} {percent(cell.value)}" for name, cell in cells.items() if cell)
-    harmed = f"Worse than the base on: {', '.join(best.harmed)}." if best.harmed else "No task is worse than the base."
-    return Finding(task.name, "is the task that this merge costs most",
-                   f"{task.label}: {shown}; interference_delta {signed(best.worst)}. {harmed}")
+    harmed = f"Worse than the base on: {', '.join(best.harmed)}." if best.harmed else "None of its tasks is worse than the base."
+    text = f"{task.label}: {shown}; interference_delta {signed(best.worst)}. {harmed}{elsewhere(results, best)}"
+    return Finding(task.name, "is the task that this merge costs most", text)
+
+
+def elsewhere(results: Results, best: Summary) -> str:
+    """What the merge does to tasks that its kept share says nothing of: interference_delta is undefined there, or the
+    merge was not made for them."""
+    rest = [task for task in results.tasks if task.name not in best.deltas]
+    gains = [(task.name, results.gain_over_base("generation", best.system.name, task)) for task in rest]
+    shown = [f"{name} {against_base(gain) or 'as the base'} (points)" for name, gain in gains if gain is not None]
+    return f" Not counted above: {'; '.join(shown)}." if shown else ""
 
 
 def by_labels(results: Results, best: Summary) -> Finding | None:
@@ -83,6 +92,6 @@ def adapters(results: Results) -> Finding | None:
     if not gained + lost:
         return None
     where = "; ".join(f"{', '.join(tasks)} ({reason})" for reason, tasks in undefined.items())
-    where = f"Undefined: {where}." if lost else "It is on all tasks."
+    where = f"Undefined: {where}." if lost else "It is for all of them."
     return Finding(f"{gained} of {gained + lost}", "single adapters beat the base beyond noise",
                    f"Only there is interference_delta defined. {where}")

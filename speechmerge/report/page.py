@@ -13,7 +13,7 @@ from speechmerge.report.findings import key_findings
 from speechmerge.report.origin import Step, base_source, versions
 from speechmerge.report.summaries import merge_summaries, summarize
 from speechmerge.report.tables import READINGS, Cell, Results, breakdown_rows, undefined_reasons
-from speechmerge.report.wording import describe, percent, signed
+from speechmerge.report.wording import against_base, describe, percent, signed
 
 HERE = Path(__file__).parent
 LEGEND = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # kept shares
@@ -26,6 +26,7 @@ def render(contents: Contents) -> str:
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=lambda value: nobreak(percent(value)), signed=signed, slug=slug, nobreak=nobreak,
                                breakable=breakable, data_uri=data_uri, interval=interval, describe=describe,
+                               against_base=against_base,
                                numbers=lambda plot: data_uri(plot.csv().encode(), "text/csv"))
     environment.globals.update(cell_style=cell_style, summarize=summarize, sort_value=sort_value)
     return environment.get_template("page.html.j2").render(

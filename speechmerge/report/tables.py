@@ -105,6 +105,12 @@ class Results:
         """The single adapter of a task: what a merge is compared with."""
         return next((system for system in self.of_kind("adapter") if task in system.tasks), None)
 
+    def gain_over_base(self, reading: str, system: str, task: TaskInfo) -> float | None:
+        """u(system) - u(base), as a fraction; what can be said where interference_delta is undefined."""
+        cell = self.cell(reading, system, task.name)
+        base = next((found for b in self.of_kind("base") if (found := self.cell(reading, b.name, task.name))), None)
+        return None if cell is None or base is None else task.sign * (cell.value - base.value)
+
     def decode_dir(self, system: str, task: str) -> Path:
         return self.exp_dir / "decode" / self.split / system / task
 

@@ -12,6 +12,13 @@ def signed(value: float | None) -> str:
     return "undefined" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
+def against_base(gain: float | None) -> str:
+    """A difference of fractions in points: '14.0 worse than base'; empty where it is not known or nothing."""
+    if not gain:
+        return ""
+    return f"{100 * abs(gain):.1f} {'better' if gain > 0 else 'worse'} than base"
+
+
 def parameter(value) -> str:
     """A parameter's value: 0.5, 0.2/0.8, true."""
     if isinstance(value, (list, tuple)):
