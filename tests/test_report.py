@@ -17,7 +17,7 @@ from speechmerge.files import read_json, write_json
 from speechmerge.report import colours
 from speechmerge.report.contents import gather_examples
 from speechmerge.report.examples import align, group_of, pick
-from speechmerge.report.origin import shorten
+from speechmerge.report.origin import base_source, shorten
 from speechmerge.report.summaries import choose_merge, merge_summaries, scale_curves, summarize
 from speechmerge.report.tables import read_results
 from speechmerge.report.tradeoffs import pareto
@@ -426,3 +426,12 @@ def test_a_task_scored_on_several_data_directories(tmp_path, monkeypatch):
     page = Page((root / "exp/report/index.html").read_text())
     assert "italian" in page.text and len(page.all("audio")) > 0
     assert (root / "exp/report/bars_italian.png").is_file()
+
+
+def test_the_base_is_named_as_seen_from_here(tmp_path, monkeypatch):
+    root = write_fake_exp(tmp_path, utterances=6, adapters=(), merges=(), splits=("test",))
+    monkeypatch.chdir(root)
+    results = read_results("exp", "test")
+    assert base_source(results) == "egs/mini/base"
+    results.record["base"]["source"] = str(root / "models" / "base")
+    assert base_source(results) == "models/base"

@@ -82,6 +82,6 @@ def versions(results: Results, own: dict) -> dict[str, str]:
 
 
 def base_source(results: Results) -> str:
-    """Name or folder of the base model."""
-    base = results.record.get("base")
-    return (base.get("source") if isinstance(base, dict) else base) or "unknown base"
+    """Name or folder of the base model; the folder as seen from here, so that a page passed on tells no one's home."""
+    source = results.record["base"].get("source") or "unknown"
+    return str(Path(source).relative_to(Path.cwd())) if Path(source).is_relative_to(Path.cwd()) else source
