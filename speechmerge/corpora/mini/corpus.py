@@ -21,7 +21,7 @@ from speechmerge.registry import nearest
 
 SPLITS = ("train", "dev", "test")
 COUNTS = {"train": 360, "dev": 48, "test": 84}  # utterances of a task; trials of speaker_ver
-MORE = {"intent": 1.5}  # the task with the most to learn: each intent in words of five languages
+MORE = {"intent": 1.5}  # times as much to train on: each intent has words in five languages
 SIDES = {"train": 240, "dev": 48, "test": 60}  # utterances that the trials pair
 
 
