@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
-    scores = measure(load_model(args.model, device="cpu", audio_context="dynamic"), args.work / "measured")
+    scores = measure(load_model(args.model, device="cpu", audio_context="dynamic", audio_context_min=0.5), args.work / "measured")
     write_json(args.work / "measured" / "scores.json", scores)
     for name, values in scores.items():
         print(name, " ".join(f"{key} {100 * value:.1f}" for key, value in values.items()))
