@@ -44,7 +44,8 @@ def heat_rows(results: Results, reading: str) -> list[list]:
 def cross_task(results: Results) -> Plot | None:
     """Each adapter on each task: what a single adapter does to the tasks it was not made for."""
     adapters = results.of_kind("adapter")
-    if len(adapters) < 2:
+    if not any(results.cell("generation", a.name, task.name) for a in adapters for task in results.tasks
+               if task.name not in a.tasks):
         return None
     rows, hurt = [["adapter", *(task.name for task in results.tasks)]], []
     for system in adapters:
