@@ -298,3 +298,11 @@ def test_a_method_can_come_from_outside():
 def test_importing_and_listing_need_no_torch():
     code = "import sys; from speechmerge.merge import METHODS; METHODS.names(); sys.exit('torch' in sys.modules)"
     assert callable(speechmerge.merge) and subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_coefficients_by_name_of_the_adapter():
+    rule = METHODS.get("weighted")
+    named = {"coefficients": {"emotion": 0.2, "asr": 0.7, "kws": 0.1}}
+    assert rule("weighted", ["asr", "emotion"], named).numbers == [0.7, 0.2]
+    with pytest.raises(UsageError, match="coefficients says nothing of 'emotoin'; did you mean 'emotion'"):
+        rule("weighted", ["asr", "emotoin"], named)

@@ -5,12 +5,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
 from speechmerge.corpora import CORPORA
 from speechmerge.corpora.mini import plans
 from speechmerge.corpora.mini.corpus import SPLITS, plan_split, task_speakers
+from speechmerge.corpora.mini.render import RATE, through
 from speechmerge.corpora.mini.text import Grammar, read_words, split_of
 from speechmerge.corpora.mini.voices import GROUPS
 from speechmerge.data.directory import DataDir
@@ -151,12 +153,16 @@ def test_emotion_is_in_the_delivery_alone():
     assert means["sad"] < means["neutral"] < means["angry"]
 
 
-def test_new_words_are_in_the_asr_task_alone():
-    fills = {fill for language in plans.LANGUAGES for values in read_words(language)["new"].values() for fill in values}
-    asr = " ".join(r.text for r in plan_split("asr", "train", 1, 1.0)[0])
-    others = " ".join(r.text for task in ("intent", "emotion", "langid") for r in plan_split(task, "train", 1, 1.0)[0])
-    assert sum(fill in asr for fill in fills) > len(fills) / 2
-    assert not any(f" {fill} " in f" {others} " for fill in fills)
+def test_only_the_asr_task_is_heard_through_a_telephone():
+    assert {r.channel for r in plan_split("asr", "train", 1, 1.0)[0]} == {"telephone"}
+    others = {r.channel for task in ("kws", "intent", "emotion", "langid") for r in plan_split(task, "train", 1, 1.0)[0]}
+    assert others == {"near"}
+
+
+def test_a_telephone_line_passes_its_band_alone():
+    time = np.arange(RATE) / RATE
+    gain = {hertz: through("telephone", np.sin(2 * np.pi * hertz * time))[4000:].std() * 2 ** 0.5 for hertz in (100, 1000, 6000)}
+    assert gain[1000] == pytest.approx(1, abs=0.05) and gain[100] < 0.05 and gain[6000] < 0.05
 
 
 def test_siblings_share_nothing_with_the_tasks():

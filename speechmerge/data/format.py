@@ -45,7 +45,7 @@ def format_dir(source, target=None, *, min_duration: float = 0.1, max_duration: 
 
     with ThreadPoolExecutor(jobs) as pool:
         waiting = pool.map(convert, data.utterances.values())
-        done = list(tqdm(waiting, f"format {source}", len(data.utterances), unit="utt", disable=not progress))
+        done = list(tqdm(waiting, f"format {source}", len(data.utterances), unit="utt", disable=None if progress else True))
     bad = [item for item in done if item.problem]
     if bad and not drop_bad:
         first = bad[0].utterance

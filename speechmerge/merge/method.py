@@ -13,6 +13,7 @@ Method files import torch only inside functions, so that `speechmerge list metho
 """
 from speechmerge.errors import UsageError
 from speechmerge.merge.parameters import Parameter, resolve
+from speechmerge.registry import nearest
 
 
 class Method:
@@ -26,7 +27,7 @@ class Method:
         if len(labels) < self.fewest or (self.most is not None and len(labels) > self.most):
             expected = f"exactly {self.most}" if self.fewest == self.most else f"at least {self.fewest}"
             raise UsageError(f"method {name}: found {len(labels)} adapters, expected {expected}")
-        self.values = resolve(name, self.parameters, params)
+        self.values = resolve(name, self.parameters, {key: by_label(name, key, value, self.labels) for key, value in params.items()})
         self.check()
 
     def check(self):
@@ -58,6 +59,19 @@ class Linear(Method):
         from speechmerge.merge.delta import concatenate
 
         return concatenate(deltas, self.coefficients(name))
+
+
+def by_label(method: str, parameter: str, value, labels):
+    """A mapping {adapter: number} in the order of the inputs; other values as they are.
+
+    Names that are not merged are left out, so that one config serves several choices of adapters.
+    """
+    if not isinstance(value, dict):
+        return value
+    missing = [label for label in labels if label not in value]
+    if missing:
+        raise UsageError(f"method {method}: {parameter} says nothing of {missing[0]!r}; {nearest(missing[0], map(str, value))}")
+    return [value[label] for label in labels]
 
 
 def check_count(method: str, parameter: str, numbers, labels):

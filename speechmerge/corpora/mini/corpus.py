@@ -3,8 +3,8 @@
     CORPORA.get("mini")().prepare(output_dir="data", seed=1, nj=2, tasks=["kws", "asr"], scale=1.0)
 
 Unseen in training are, in dev and test: every sentence (text.split_of) and every voice (voices.GROUPS), except that
-speaker_id must know its speakers and kws its words. The base model's voices are others again. The asr task mixes in
-words that the base model has never been trained on.
+speaker_id must know its speakers and kws its words. The base model's voices are others again. The asr task is
+heard through a noisy telephone line, the base model never was.
 """
 import itertools
 import json
@@ -84,7 +84,8 @@ def plan_split(task: str, split: str, seed: int, scale: float) -> tuple[list[Req
     rng = random.Random(f"{seed}:{task}:{split}")
     count = max(8, round(COUNTS[split] * scale * (MORE.get(task, 1) if split == "train" else 1)))
     voices = task_speakers(task, split)
-    plan = plans.Plan(rng, split, voices, plans.label_set(task), split, seed, new_words=task == "asr")
+    plan = plans.Plan(rng, split, voices, plans.label_set(task), split, seed,
+                      channel="telephone" if task == "asr" else "near")
     if task != "speaker_ver":
         return plans.PLANS[task](plan, count), None
     requests = plans.speaker_ver(plan, max(2 * len(plan.speakers), round(SIDES[split] * scale)))

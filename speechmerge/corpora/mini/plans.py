@@ -25,11 +25,11 @@ class Plan:
     prefix: str
     seed: int = 0
     languages: tuple[str, ...] = LANGUAGES
-    new_words: bool = False
+    channel: str = "near"
 
     def request(self, number, text, language, speaker, delivery, labels=(), longest=3.9) -> Request:
         id = f"{speaker.name}-{self.prefix}-{number:05d}"
-        return Request(id, text, language, speaker.name, speaker.variant, delivery, dict(labels), longest, self.seed)
+        return Request(id, text, language, speaker.name, speaker.variant, delivery, dict(labels), longest, self.seed, self.channel)
 
     def turn(self, number, choices):
         """Every choice equally often."""
@@ -37,7 +37,7 @@ class Plan:
         return choices[number % len(choices)]
 
     def sentence(self, language, longest) -> str:
-        return Grammar(language, self.new_words).sentence(self.rng, self.split, longest)
+        return Grammar(language).sentence(self.rng, self.split, longest)
 
 
 def asr(plan: Plan, count: int) -> list[Request]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.signal import butter, sosfilt
 import soundfile
 
 from speechmerge.corpora.mini.speech import RATE, Delivery, Synthesizer
@@ -16,6 +17,8 @@ from speechmerge.files import write_text
 QUIET = 0.003  # below this the engine's leading and trailing silence ends
 MARGIN = RATE // 20  # 50 ms of it are kept
 HEADER = 44  # bytes of a wav file before its samples
+NOISE = {"near": (22, 45), "telephone": (4, 12)}  # dB below the speech
+TELEPHONE = butter(4, [300, 3400], "bandpass", fs=RATE, output="sos")  # the band of a telephone line, Hz
 FASTER = 1.15  # what is too long is said again this much faster
 
 
@@ -32,6 +35,7 @@ class Request:
     labels: dict = field(default_factory=dict)
     longest: float = 3.9
     seed: int = 0
+    channel: str = "near"  # or "telephone"
 
 
 def render(synthesizer: Synthesizer, request: Request) -> np.ndarray:
@@ -40,7 +44,7 @@ def render(synthesizer: Synthesizer, request: Request) -> np.ndarray:
     while True:
         samples = trim(synthesizer.speak(request.text, request.language, request.variant, delivery))
         if len(samples) <= request.longest * RATE:
-            return disturb(samples, f"{request.seed}:{request.id}")
+            return disturb(through(request.channel, samples), f"{request.seed}:{request.id}", NOISE[request.channel])
         if delivery.rate > 400:
             raise ValueError(f"{request.id}: {request.text!r} does not fit into {request.longest} s at any rate")
         delivery = replace(delivery, rate=round(delivery.rate * FASTER))
@@ -54,10 +58,15 @@ def trim(samples: np.ndarray) -> np.ndarray:
     return samples[max(0, loud[0] - MARGIN) : loud[-1] + MARGIN]
 
 
-def disturb(samples: np.ndarray, key: str) -> np.ndarray:
-    """White noise at 22-45 dB below the speech and a peak of 0.2-0.9, both drawn from the key."""
+def through(channel: str, samples: np.ndarray) -> np.ndarray:
+    """What a channel lets pass."""
+    return samples if channel == "near" else sosfilt(TELEPHONE, samples).astype(np.float32)
+
+
+def disturb(samples: np.ndarray, key: str, below=NOISE["near"]) -> np.ndarray:
+    """White noise, so many dB `below` the speech, and a peak of 0.2-0.9, both drawn from the key."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
-    noise = rng.standard_normal(len(samples)).astype(np.float32) * samples.std() * 10 ** (-rng.uniform(22, 45) / 20)
+    noise = rng.standard_normal(len(samples)).astype(np.float32) * samples.std() * 10 ** (-rng.uniform(*below) / 20)
     noisy = samples + noise
     return (noisy * (rng.uniform(0.2, 0.9) / np.abs(noisy).max())).astype(np.float32)
 

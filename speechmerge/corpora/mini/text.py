@@ -31,13 +31,12 @@ def split_of(text: str) -> str:
 
 
 class Grammar:
-    """One language's sentences. `new` adds the words that the base model has never been trained on."""
+    """One language's sentences."""
 
-    def __init__(self, language: str, new: bool = False):
+    def __init__(self, language: str):
         siblings = read_words("siblings")
         self.words = siblings[language] if language in siblings else read_words(language)
         self.language = language
-        self.new = self.words.get("new", {}) if new else {}
 
     def sentence(self, rng, split: str, longest: int = 60) -> str:
         """A sentence of at most `longest` characters that belongs to `split`."""
@@ -52,7 +51,7 @@ class Grammar:
 
     def phrase(self, rng) -> str:
         """A piece of a sentence, one to three words: what recognition is learned from first. Belongs to no split."""
-        slots = [slot for slot, value in self.words.items() if slot not in ("sentences", "intents", "new")]
+        slots = [slot for slot, value in self.words.items() if slot not in ("sentences", "intents")]
         words = rng.choice(self.words[rng.choice(slots)]).split()
         return " ".join(words[-rng.choice((1, 2, 3)):])
 
@@ -61,20 +60,14 @@ class Grammar:
 
     def all_text(self) -> list[str]:
         """Every template (slots blanked) and every slot filler: what a tokenizer is trained on."""
-        words = {**self.words, **{f"new {slot}": fill for slot, fill in self.words.get("new", {}).items()}}
+        words = dict(self.words)
         lists = [words.pop("sentences"), *words.pop("intents", {}).values()]
-        words.pop("new", None)
         blanked = [SLOT.sub(" ", template) for templates in lists for template in templates]
         return blanked + [word for fill in words.values() for word in fill]
 
     def _draw(self, rng, templates, split, longest) -> str:
         for _ in range(TRIES):
-            text = SLOT.sub(lambda slot: self._fill(rng, slot[1]), rng.choice(templates))
+            text = SLOT.sub(lambda slot: rng.choice(self.words[slot[1]]), rng.choice(templates))
             if len(text) <= longest and split_of(text) == split:
                 return text
         raise ValueError(f"{self.language}: no {split} sentence of at most {longest} characters in {TRIES} draws")
-
-    def _fill(self, rng, slot: str) -> str:
-        if slot in self.new and rng.random() < 0.5:
-            return rng.choice(self.new[slot])
-        return rng.choice(self.words[slot])

@@ -28,7 +28,7 @@ class Weighted(Linear):
         Parameter(
             "lambda", float, None, "weight of the first of two adapters, the second gets 1 - lambda", low=0, high=1
         ),
-        Parameter("coefficients", "floats", None, "one weight per adapter, used as given (not normalised)"),
+        Parameter("coefficients", "floats", None, "one weight per adapter, as a list or {name: weight}; not normalised"),
         NEGATIVES,
     )
 
@@ -54,7 +54,7 @@ class WeightedN(Linear):
     """sum_i c_i * adapter_i for any number of adapters."""
 
     parameters = (
-        Parameter("coefficients", "floats", REQUIRED, "one weight per adapter, used as given (not normalised)"),
+        Parameter("coefficients", "floats", REQUIRED, "one weight per adapter, as a list or {name: weight}; not normalised"),
         NEGATIVES,
     )
 
