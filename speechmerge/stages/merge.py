@@ -55,8 +55,10 @@ def run(args):
         )
     systems = find_adapters(args.adapters, args.exp_dir)
     values = METHODS.get(args.method)(args.method, adapter_labels(systems), method_params(args)).values
-    folder = merged_folder(args, systems, values)
+    folder, kept = merged_folder(args, systems, values)
     print_merge(folder)
+    if kept:
+        print(f"already merged with the same adapters and options: {folder} (--force true merges again)")
     if args.evaluate:
         return evaluate(folder, args)
 
@@ -74,7 +76,7 @@ def method_params(args) -> dict:
 
 
 def merged_folder(args, systems, values):
-    """The folder that holds this merge: an earlier one, or one that is made now. Merges of the same adapters wait for
+    """(folder of this merge, whether it was there before). Merges of the same adapters wait for
     each other, so that none is made twice."""
     import shutil
     import time
@@ -97,17 +99,16 @@ def merged_folder(args, systems, values):
     with lock(runs / "merge" if not args.output_dir else runs / f"{choices[0].name}.merge"):
         earlier = [] if args.force else [folder for folder in choices if is_done(folder, key)]
         if earlier:
-            print(f"already merged with the same adapters and options: {earlier[0]} (--force true merges again)")
-            return earlier[0]
+            return earlier[0], True
         if args.output_dir:
-            return make(args, systems, values, choices[0], key)
+            return make(args, systems, values, choices[0], key), False
         for stale in runs.glob(".run_*.part"):  # of a merge that was killed; nobody else writes here under this lock
             shutil.rmtree(stale)
         folder = runs / time.strftime("run_%Y%m%d_%H%M%S")
         number = 2
         while folder.exists():
             folder, number = folder.with_name(f"{folder.name.split('-')[0]}-{number}"), number + 1
-        return make(args, systems, values, folder, key)
+        return make(args, systems, values, folder, key), False
 
 
 def make(args, systems, values, folder, key):

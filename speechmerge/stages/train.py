@@ -83,4 +83,5 @@ def run(args):
     record = train(model_from(args), task, data, dev, output_dir, options, name=name, exp_dir=args.exp_dir,
                    reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
     result = f"  dev {task.metric} {record['dev'][task.metric]:.4f}" if record["dev"] else ""
-    print(f"{output_dir}: {record['utterances']} utterances, step {record['step']} of {record['steps']}{result}")
+    kept = "already trained with the same data and options (--force true trains again), " if record.get("kept") else ""
+    print(f"{output_dir}: {kept}{record['utterances']} utterances, step {record['step']} of {record['steps']}{result}")

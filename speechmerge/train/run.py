@@ -34,16 +34,15 @@ def run_key(model: SpeechModel, task, train: DataDir, dev: DataDir | None, optio
 
 def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | None, output_dir, options: TrainOptions,
           *, name: str | None = None, exp_dir="exp", reports=(), force=False, keep_checkpoints=False) -> dict:
-    """Train one adapter and return its record (speechmerge.json). Done before with the same inputs: nothing happens.
+    """Train one adapter and return its record (speechmerge.json), with "kept" where it was done before with the same inputs.
 
     A run that was killed goes on from its last checkpoint, with the same steps on the same data.
     """
     output_dir, name = Path(output_dir), name or task.name
     key = run_key(model, task, train_data, dev_data, options)
     if is_done(output_dir, key) and not force:
-        log.info("%s: already trained with the same data and options (--force true trains again)", output_dir)
         register_adapter(exp_dir, name, output_dir, task.name)
-        return read_json(output_dir / RECORD)
+        return {**read_json(output_dir / RECORD), "kept": True}
     checkpoints = start_folder(output_dir, key, force)
     with log_file(output_dir / "train.log"):
         trainer = make_trainer(model, task, train_data, dev_data, checkpoints, options, reports)
