@@ -37,6 +37,11 @@ class Options:
     label_scoring: bool = True
     batch_size: int = 32  # does not change results, and is not part of the key
 
+    @classmethod
+    def of(cls, args) -> "Options":
+        """From the command line options of `stages.decode.add_decode_arguments`."""
+        return cls(args.num_beams, args.label_scoring, args.batch_size)
+
     def deciding(self) -> dict:
         return {"num_beams": self.num_beams, "label_scoring": self.label_scoring}
 

@@ -1,6 +1,6 @@
 """Decode and score some systems on some sets in one go: what evaluate-merged, merge --evaluate and the sweeps share.
 
-    evaluation = Evaluation(model, ["asr", "kws"], "data", "dev", "exp")
+    evaluation = Evaluation(model, {"asr": get_task("asr"), "kws": get_task("kws")}, "data", "dev", "exp")
     results = evaluation.compare(find_systems(["base", "asr", "kws", "exp/merged/.../run_..."], "exp"))
 """
 from pathlib import Path
@@ -24,6 +24,7 @@ class Evaluation:
             name: Decoder(model, task, DataDir.read(Path(data_root) / name / split), split, exp_dir, options, set_name=name)
             for name, task in sets.items()
         }
+        self.scored = {}  # what was scored once: base and single adapters come with every merge
 
     def decode(self, systems, force: bool = False):
         for decoder in self.decoders.values():
@@ -39,15 +40,14 @@ class Evaluation:
 
     def compare(self, systems, force: bool = False) -> dict:
         """Decode what is missing, then compare `systems` on the sets; exp/scores_<split>.json stays as it is."""
+        if force:
+            self.scored.clear()
         self.decode(systems, force)
         names = tuple(system.name for system in systems)
-        results = compare(self.exp_dir, self.split, ScoreOptions(sets=tuple(self.decoders), systems=names, data=self.data_root))
+        options = ScoreOptions(sets=tuple(self.decoders), systems=names, data=self.data_root)
+        results = compare(self.exp_dir, self.split, options, self.scored)
         write_merge_results(self.exp_dir, results)
         return results
-
-
-def decoder_options(args) -> Options:
-    return Options(args.num_beams, args.label_scoring, args.batch_size)
 
 
 def own_sets(adapters, exp_dir, chosen=None) -> dict:

@@ -168,14 +168,18 @@ def score_split(exp_dir, split: str, options=Options()) -> dict:
     return results
 
 
-def compare(exp_dir, split: str, options=Options()) -> dict:
+def compare(exp_dir, split: str, options=Options(), scored: dict | None = None) -> dict:
     """Score what was decoded on a split and compare the systems.
 
+    `scored` carries scores from one call to the next, {(folder, decode key): Decoded}, for callers that keep the options' data.
     Raises SpeechMergeError where nothing was decoded, hypotheses and data do not belong together, or bases differ.
     """
     cache = ReferenceCache(options.normaliser)
     folders = decoded_folders(Path(exp_dir), split, options.sets, options.systems)
-    decoded = [score_decoded(folder, options, cache) for folder in folders]
+    scored = {} if scored is None else scored
+    keys = [(folder, read_json(folder / "decode.json")["key"]) for folder in folders]
+    scored.update((key, score_decoded(key[0], options, cache)) for key in keys if key not in scored)
+    decoded = [scored[key] for key in keys]
     base = one_base(decoded)
     table = {(item.folder.parent.name, item.set): item for item in decoded}
     systems = [system_entry(name, table) for name in system_order(decoded)]

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from speechmerge.data.directory import DataDir
-from speechmerge.evaluation import Evaluation, decoder_options, own_sets
+from speechmerge.decode import Options
+from speechmerge.evaluation import Evaluation, own_sets
 from speechmerge.files import fingerprint, lock, read_json, sha256_file, write_json
 from speechmerge.merge.registry import METHODS
 from speechmerge.merge.run import merge
@@ -67,14 +68,13 @@ class Sweep:
         contents = [[sha256_file(path) for path in content_files(system)] for _, system in self.systems]
         data = [DataDir.read(Path(args.data) / name / args.split).fingerprint() for name in self.sets]
         return fingerprint([args.method, args.merge_mode, args.method_params, self.grid, args.split, args.reading, list(self.sets), data,
-                            args.constraint_nonnegative, contents, decoder_options(args).deciding(), str(args.model)])
+                            args.constraint_nonnegative, contents, Options.of(args).deciding(), str(args.model)])
 
     def search(self, missing, path: Path, summary: dict):
         args = self.args
         model = model_from(args, training_records([system for _, system in self.systems], args.exp_dir))
-        evaluation = Evaluation(model, self.sets, args.data, args.split, args.exp_dir, decoder_options(args))
+        evaluation = Evaluation(model, self.sets, args.data, args.split, args.exp_dir, Options.of(args))
         references = evaluation.references([system.path for _, system in self.systems])
-        evaluation.decode(references)
         for number, params in enumerate(missing, 1):
             log.info("point %d of %d: %s", number, len(missing), params)
             summary["points"].append(self.score(params, evaluation, references))

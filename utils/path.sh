@@ -26,6 +26,16 @@ if [ -z "${OMP_NUM_THREADS-}" ]; then
     export OMP_NUM_THREADS
 fi
 
+# What a small script does first: `help_or_go LEAST "$@"` prints its header for --help (or no argument), and its usage line
+# where there are fewer than LEAST arguments; else the environment is made ready.
+help_or_go() {
+    case ${2-} in
+        "" | -h | --help) sed -n '2,3s/^# //p' "$0" && exit ;;
+    esac
+    if [ $(($# - 1)) -lt "$1" ]; then sed -n '3s/^# //p' "$0" >&2 && exit 2; fi
+    ensure_environment
+}
+
 # One GPU per line: those this process may use.
 list_gpus() {
     if [ -n "${CUDA_VISIBLE_DEVICES+x}" ]; then

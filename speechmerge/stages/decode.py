@@ -49,7 +49,7 @@ def run(args):
     systems = find_systems(args.systems, args.exp_dir)
     tasks = {name: task_of(name, args.task, args.exp_dir) for name in args.tasks}
     data = {name: DataDir.read(Path(args.data) / name / args.split) for name in tasks}
-    model, options, counts = model_from(args, training_records(systems, args.exp_dir)), Options(args.num_beams, args.label_scoring, args.batch_size), Counter()
+    model, options, counts = model_from(args, training_records(systems, args.exp_dir)), Options.of(args), Counter()
     mine, batches = shares(len(tasks) * len(systems), args.shard)
     for place, (name, task) in enumerate(tasks.items()):
         decoder = Decoder(model, task, data[name], args.split, args.exp_dir, options, batches, set_name=name)

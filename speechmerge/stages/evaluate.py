@@ -31,7 +31,7 @@ def run(args):
 
     task, [system] = get_task(args.task), find_systems([args.adapter], args.exp_dir)
     data = DataDir.read(Path(args.data) / args.task / args.split if args.split else args.data)
-    options = Options(args.num_beams, args.label_scoring, args.batch_size)
+    options = Options.of(args)
     split = args.split or data.path.name
     model = model_from(args, training_records([system], args.exp_dir))
     decoder = Decoder(model, task, data, split, args.exp_dir, options, output_dir=args.output_dir)

@@ -60,7 +60,8 @@ def find_run(exp_dir, method: str, names, run_id: str):
 
 def compare(system, args) -> dict:
     """Results of base, single adapters and the merge on the tasks that were merged, or on --eval-tasks."""
-    from speechmerge.evaluation import Evaluation, decoder_options, own_sets
+    from speechmerge.decode import Options
+    from speechmerge.evaluation import Evaluation, own_sets
     from speechmerge.merge.save import read_metadata
     from speechmerge.models.options import model_from
     from speechmerge.systems import training_records
@@ -68,7 +69,7 @@ def compare(system, args) -> dict:
     adapters = read_metadata(system.path)["adapters"]
     sets = own_sets(adapters, args.exp_dir, args.eval_tasks)
     model = model_from(args, training_records([system], args.exp_dir))
-    evaluation = Evaluation(model, sets, args.data, args.split, args.exp_dir, decoder_options(args))
+    evaluation = Evaluation(model, sets, args.data, args.split, args.exp_dir, Options.of(args))
     return evaluation.compare([*evaluation.references([adapter["path"] for adapter in adapters]), system], args.force)
 
 
