@@ -1,25 +1,64 @@
-"""What makes two bases the same: the content of their weights, however they are sharded, stored or named on disk."""
+"""What makes two bases the same: the content of their weights, however they are sharded, stored or named on disk.
+
+Hashing reads whole files, so it happens only where two claims must be compared or something is recorded, in the
+background, and what was hashed is remembered by path, size and time of change.
+"""
 import hashlib
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import update_json
+from speechmerge.files import sha256_file, update_json
 from speechmerge.merge.checkpoint import Checkpoint, resolve_model_dir
 from speechmerge.merge.safetensors_file import read_bytes
 
 
-def model_fingerprint(source) -> str:
-    """sha256 over name, type, shape and bytes of every tensor of a model (folder or cached hub id), sorted by name.
+class ContentHash:
+    """sha256 of one file, or of the digests of several; `start()` computes it in the background, `value()` waits."""
 
-    Hashing reads the whole model once; the result is remembered per (path, size, mtime) of its files.
-    """
+    def __init__(self, paths):
+        self.paths = [Path(path) for path in paths]
+        self._thread = self._value = None
+
+    def start(self):
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._compute, daemon=True)
+            self._thread.start()
+
+    def value(self) -> str:
+        self.start()
+        self._thread.join()
+        if isinstance(self._value, OSError):
+            raise SpeechMergeError(f"{self.paths[0].parent}: cannot be read ({self._value.strerror})") from self._value
+        return self._value
+
+    def _compute(self):
+        try:
+            digests = [remembered([path], lambda: sha256_file(path)) for path in self.paths]
+        except OSError as error:
+            self._value = error
+            return
+        self._value = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def settle(data):
+    """`data` with every ContentHash replaced by its value and every Base by what is recorded of it."""
+    if isinstance(data, ContentHash):
+        return data.value()
+    if isinstance(data, Base):
+        return {"source": data.source, "fingerprint": data.computed()}
+    if isinstance(data, dict):
+        return {key: settle(value) for key, value in data.items()}
+    return [settle(value) for value in data] if isinstance(data, (list, tuple)) else data
+
+
+def model_fingerprint(source) -> str:
+    """sha256 over name, type, shape and bytes of every tensor of a model (folder, file or cached hub id), by name."""
     checkpoint = Checkpoint(source)
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in checkpoint.files]
-    key = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    return _remembered(key) or _remember(key, _hash(checkpoint))
+    return remembered(checkpoint.files, lambda: _hash(checkpoint), "model")
 
 
 def _hash(checkpoint: Checkpoint) -> str:
@@ -31,15 +70,22 @@ def _hash(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
+def remembered(paths, compute, kind: str = "file") -> str:
+    """compute(), unless files of the same paths, sizes and times of change were hashed before."""
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    key = hashlib.sha256(json.dumps([kind, *stats]).encode()).hexdigest()
+    return _recall(key) or _remember(key, compute())
+
+
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speechmerge" / "fingerprints.json"
 
 
-def _remembered(key: str) -> str | None:
+def _recall(key: str) -> str | None:
     try:
         return json.loads(_cache().read_text()).get(key)
     except (OSError, ValueError):
-        return None  # no cache, or a damaged one: the fingerprint is computed
+        return None  # no cache, or a damaged one: the hash is computed
 
 
 def _remember(key: str, value: str) -> str:
@@ -52,7 +98,7 @@ def _remember(key: str, value: str) -> str:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that a delta belongs to: where it was found, and its fingerprint if that is known."""
+    """The model that a delta belongs to: where it was found, and its fingerprint if that was claimed or computed."""
 
     source: str | None = None
     fingerprint: str | None = None
@@ -62,6 +108,10 @@ class Base:
             f"{self.source or 'an unnamed model'} ({self.fingerprint[:12] if self.fingerprint else 'no fingerprint'})"
         )
 
+    def computed(self) -> str | None:
+        """The fingerprint, computed where the model can be found and it is not known."""
+        return self.fingerprint or (self.source and _fingerprint_if_found(self.source)) or None
+
 
 def same_base(first: Base, second: Base) -> bool | None:
     """By fingerprint where both have one, else by name, else by hashing what can be found; None: unknown."""
@@ -69,10 +119,14 @@ def same_base(first: Base, second: Base) -> bool | None:
         return first.fingerprint == second.fingerprint
     if not first.source or not second.source:
         return None
-    if first.source == second.source:
+    if first.source == second.source or _same_folder(first.source, second.source):
         return True
-    prints = [base.fingerprint or _fingerprint_if_found(base.source) for base in (first, second)]
+    prints = [base.computed() for base in (first, second)]
     return prints[0] == prints[1] if all(prints) else False
+
+
+def _same_folder(first: str, second: str) -> bool:
+    return Path(first).exists() and Path(second).exists() and os.path.samefile(first, second)
 
 
 def _fingerprint_if_found(source: str) -> str | None:
@@ -84,20 +138,16 @@ def _fingerprint_if_found(source: str) -> str | None:
 
 
 def given_base(source, folder, known: Base, owner: str) -> Base:
-    """The base that someone named, with its fingerprint, checked against `known`, which `owner` was trained on.
+    """The base that someone named, checked against `known`, which `owner` was trained on.
 
     Where `owner` only has a name that cannot be looked up (a hub id, another machine's folder), whoever gives the base
     is believed; shapes are still compared.
     """
-    opened = Base(str(source), model_fingerprint(folder))
-    if (
-        known.fingerprint is None
-        and known.source
-        and known.source != opened.source
-        and not _fingerprint_if_found(known.source)
-    ):
-        return opened
-    return common_base([opened, known], [str(folder), owner])
+    if known.fingerprint is None:
+        opened = Base(str(source))
+        if not known.source or same_base(opened, known) is True or not _fingerprint_if_found(known.source):
+            return opened
+    return common_base([Base(str(source), model_fingerprint(folder)), known], [str(folder), owner])
 
 
 def common_base(bases, owners) -> Base:

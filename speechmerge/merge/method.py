@@ -3,11 +3,13 @@
 A new method is one file in speechmerge/merge/methods (or any file that is imported):
 
     @METHODS.register("median")
-    class Median(Method):
+    class Median(Elementwise):
         \"\"\"Element-wise median of the task vectors.\"\"\"
 
-        def merge(self, name, deltas):
-            return self.elementwise(deltas, lambda tensors: torch.stack(tensors).median(0).values)
+        def combine(self, block, tensors):
+            import torch
+
+            return torch.stack(tensors).median(0).values
 
 Method files import torch only inside functions, so that `speechmerge list methods` is instant.
 """
@@ -17,39 +19,71 @@ from speechmerge.registry import nearest
 
 
 class Method:
-    """`values` holds the parameters; `labels` names the inputs, in order."""
+    """`values` holds the parameters; `labels` names the inputs, in order; `policy` may set `strength` per parameter."""
 
     parameters: tuple[Parameter, ...] = ()
     fewest, most = 1, None  # how many inputs the method takes
+    strength: str | None = None  # the parameter of the method that a lambda policy sets for each parameter of the model
+    needs: tuple[str, ...] = ()  # "fisher", "gram": statistics of each adapter; "base": weights of the base
 
-    def __init__(self, name: str, labels, params: dict):
-        self.name, self.labels = name, list(labels)
+    def __init__(self, name: str, labels, params: dict, policy=None):
+        self.name, self.labels, self.policy = name, list(labels), policy
         if len(labels) < self.fewest or (self.most is not None and len(labels) > self.most):
             expected = f"exactly {self.most}" if self.fewest == self.most else f"at least {self.fewest}"
             raise UsageError(f"method {name}: found {len(labels)} adapters, expected {expected}")
-        self.values = resolve(name, self.parameters, {key: by_label(name, key, value, self.labels) for key, value in params.items()})
+        given = {key: by_label(name, key, value, self.labels) for key, value in params.items()}
+        self.values = resolve(name, self.parameters, given)
         self.check()
 
     def check(self):
         """Refuse combinations of parameters that make no sense, before any tensor is read."""
 
+    def prepare(self, vectors):
+        """Look at what the inputs are: places of statistics, weights of the base. From headers alone."""
+
     def survey(self, tensors):
-        """Learn what is needed of all tensors. `tensors(i)` iterates over (name, delta) of input i, at every call."""
+        """Learn what is needed of all tensors: a :class:`speechmerge.merge.compute.Tensors`."""
 
     def merge(self, name: str, deltas):
         """The merged delta of one parameter from the inputs' deltas, in the order of the inputs."""
         raise NotImplementedError
 
-    @staticmethod
-    def elementwise(deltas, function):
-        """A deferred delta made by `function(list of float32 tensors) -> tensor` when it is asked for."""
-        from speechmerge.merge.delta import Deferred
+    def rank(self, name: str, deltas) -> int | None:
+        """The largest rank that the result can have, None: full rank. For the plan: no tensor is read."""
+        return None
 
-        return Deferred(deltas[0].shape, lambda: function([delta.dense() for delta in deltas]))
+    def strength_at(self, name: str):
+        """The strength for one parameter: from the policy where there is one, else the same for all."""
+        return self.values[self.strength] if self.policy is None else self.policy(name)
+
+
+class Elementwise(Method):
+    """Each value of the result depends on the inputs' values around it: one block at a time, never a whole model."""
+
+    def combine(self, block, tensors):
+        """The merged block from one float32 tensor per input, all of one shape and free to be changed.
+
+        Called by several threads at once. `block` is a :class:`speechmerge.merge.compute.Block`.
+        """
+        raise NotImplementedError
+
+    def merge(self, name, deltas):
+        from speechmerge.merge.delta import Blockwise
+
+        return Blockwise(name, deltas, self.combine)
+
+
+MODE = Parameter("mode", ("product", "factors"), "product", "sum the products B A, which is exact, or sum A and B apart as "
+                 "PEFT's `linear` does, to compare with numbers published so")
 
 
 class Linear(Method):
-    """Weighted sums: exact in factor space, never dense for LoRA."""
+    """Weighted sums: exact in factor space, never dense for LoRA. Every one of them takes `mode`."""
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if MODE not in cls.parameters:
+            cls.parameters = (*cls.parameters, MODE)
 
     def coefficients(self, name: str) -> list[float]:
         """One number per input, for the parameter `name`."""
@@ -57,8 +91,18 @@ class Linear(Method):
 
     def merge(self, name, deltas):
         from speechmerge.merge.delta import concatenate
+        from speechmerge.merge.factors import sum_factors
 
-        return concatenate(deltas, self.coefficients(name))
+        combine = concatenate if self.values["mode"] == "product" else sum_factors
+        return combine(deltas, self.coefficients(name))
+
+    def rank(self, name, deltas):
+        from speechmerge.merge.delta import LowRank
+
+        if not all(isinstance(delta, LowRank) for delta in deltas):
+            return None
+        ranks = [delta.rank for delta, weight in zip(deltas, self.coefficients(name)) if weight != 0]
+        return max(ranks, default=1) if self.values["mode"] == "factors" else max(sum(ranks), 1)
 
 
 def by_label(method: str, parameter: str, value, labels):

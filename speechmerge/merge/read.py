@@ -1,17 +1,18 @@
-"""Adapters and models from disk to task vectors. A LoRA is read from its own files alone, without its base.
+"""Adapters and models from disk to task vectors: from the headers of their files alone, tensors follow when they are used.
 
+A LoRA is read from its own files, without its base.
 What a folder is, is seen from what is in it: `adapter_config.json` (PEFT), `delta.json` (our own deltas), or the
 weights of a full fine-tuned model, which need `base`. Whatever would change the meaning of the numbers and is not
 handled is refused by name.
 """
-import hashlib
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json, sha256_file
+from speechmerge.files import read_json
 from speechmerge.merge.checkpoint import Checkpoint, resolve_model_dir
-from speechmerge.merge.fingerprint import Base, given_base
-from speechmerge.merge.safetensors_file import FLOATS, read_header, read_tensor
+from speechmerge.merge.delta import Delta, Difference, LowRank, Stored, floats
+from speechmerge.merge.fingerprint import Base, ContentHash, given_base
+from speechmerge.merge.safetensors_file import FLOATS, read_header
 from speechmerge.merge.task_vector import TaskVector
 
 
@@ -52,8 +53,6 @@ def _reader(folder: Path):
 
 def read_delta(folder, base=None) -> TaskVector:
     """What `TaskVector.save(as_="delta")` wrote."""
-    from speechmerge.merge.delta import Deferred, LowRank
-
     folder = Path(folder)
     about, entries = read_json(folder / "delta.json"), read_header(folder / "delta.safetensors")
 
@@ -67,17 +66,26 @@ def read_delta(folder, base=None) -> TaskVector:
     deltas = {}
     for name, kind in about["parameters"].items():
         if kind["kind"] == "low_rank":
-            B, A = read_tensor(entry(f"{name}.B")), read_tensor(entry(f"{name}.A"))
+            B, A = (Stored(part, part.shape) for part in (entry(f"{name}.B"), entry(f"{name}.A")))
             deltas[name] = LowRank(B, A, 1.0, kind["shape"])
         else:
-            deltas[name] = Deferred(kind["shape"], lambda key=f"{name}.dense": read_tensor(entry(key)))
-            entry(f"{name}.dense")
-    sha256 = sha256_file(folder / "delta.safetensors")
+            deltas[name] = OnDisk(entry(f"{name}.dense"))
+    sha256 = ContentHash([folder / "delta.safetensors"])
     return TaskVector(deltas, Base(**about["base"]), about["task"], about["language"], str(folder), {"sha256": sha256})
 
 
+class OnDisk(Delta):
+    """A dense delta in a file."""
+
+    def __init__(self, entry):
+        self.entry, self.shape = entry, entry.shape
+
+    def block(self, start, stop):
+        return floats(self.entry, start, stop)
+
+
 def read_full(folder, base=None) -> TaskVector:
-    """A full fine-tuned model as its difference from `base`, made tensor by tensor when asked for."""
+    """A full fine-tuned model as its difference from `base`."""
     about = our_notes(folder)
     base = base or about["base"].source
     if base is None:
@@ -89,8 +97,8 @@ def read_full(folder, base=None) -> TaskVector:
     names = [name for name, entry in tuned.entries.items() if entry.dtype in FLOATS]
     deltas = {name: difference(tuned.entries[name], start.entry(name)) for name in names}
     known = given_base(base, start.folder, about["base"], str(folder))
-    sha256 = hashlib.sha256("".join(sha256_file(path) for path in tuned.files).encode()).hexdigest()
-    return TaskVector(deltas, known, about["task"], about["language"], str(folder), {"sha256": sha256})
+    return TaskVector(deltas, known, about["task"], about["language"], str(folder),
+                      {"sha256": ContentHash(tuned.files), "kind": "full"})
 
 
 def _same_keys(tuned: Checkpoint, start: Checkpoint):
@@ -101,15 +109,13 @@ def _same_keys(tuned: Checkpoint, start: Checkpoint):
             raise SpeechMergeError(f"{here.folder}: {len(lost)} keys are not in {there.folder}: {', '.join(lost[:5])}")
 
 
-def difference(tuned, start):
-    """Deferred delta of one tensor between two files. Raises SpeechMergeError for other shapes."""
-    from speechmerge.merge.delta import Deferred
-
+def difference(tuned, start) -> Difference:
+    """The delta of one tensor between two files. Raises SpeechMergeError for other shapes."""
     if tuned.shape != start.shape:
         raise SpeechMergeError(
             f"{tuned.path}: key {tuned.name}: shape {list(tuned.shape)}, the base has {list(start.shape)}"
         )
-    return Deferred(tuned.shape, lambda: read_tensor(tuned).float() - read_tensor(start).float())
+    return Difference(tuned, start)
 
 
 def our_notes(folder) -> dict:

@@ -7,15 +7,13 @@ import math
 import re
 from pathlib import Path
 
-import torch
-
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json, sha256_file
+from speechmerge.files import read_json
 from speechmerge.merge.checkpoint import Checkpoint
-from speechmerge.merge.delta import Deferred, LowRank
-from speechmerge.merge.fingerprint import Base, given_base
+from speechmerge.merge.delta import Computed, Dense, LowRank, Stored, floats
+from speechmerge.merge.fingerprint import Base, ContentHash, given_base
 from speechmerge.merge.read import base_folder, difference, our_notes
-from speechmerge.merge.safetensors_file import FLOATS, read_header, read_tensor
+from speechmerge.merge.safetensors_file import FLOATS, read_header
 from speechmerge.merge.task_vector import TaskVector
 
 WEIGHTS = "adapter_model.safetensors"
@@ -54,7 +52,7 @@ def read_peft(folder, base=None) -> TaskVector:
         raise SpeechMergeError(f"{path}: no LoRA weights in this file")
     ranks = sorted({parts["lora_A"].shape[0] for parts in factors.values()})
     details = {
-        "sha256": sha256_file(path),
+        "sha256": ContentHash([path]),
         "rank": ranks,
         "kind": "dora" if config.get("use_dora") else "lora",
         "scaling": sorted({scaling(config, module, parts["lora_A"].shape[0]) for module, parts in factors.items()}),
@@ -149,7 +147,7 @@ def _delta(path: Path, module: str, parts: dict, config: dict, start):
     if a.shape[0] != rank or rank == 0:
         raise SpeechMergeError(f"{path}: key {a.name}: rank {a.shape[0]}, adapter_config.json says {rank}")
     shape = (b.shape[0], *a.shape[1:])
-    B, A = read_tensor(b).reshape(b.shape[:2]), read_tensor(a).reshape(a.shape[0], -1)
+    B, A = Stored(b, b.shape[:2]), Stored(a, (a.shape[0], math.prod(a.shape[1:])))
     low = LowRank(B, A, scaling(config, module, rank), shape)
     if not config.get("use_dora"):
         if "lora_magnitude_vector" in parts:
@@ -159,23 +157,26 @@ def _delta(path: Path, module: str, parts: dict, config: dict, start):
     return _dora(path, module, low, parts, start)
 
 
-def _dora(path: Path, module: str, low: LowRank, parts: dict, start: Checkpoint) -> Deferred:
+def _dora(path: Path, module: str, low: LowRank, parts: dict, start: Checkpoint) -> Computed:
     if "lora_magnitude_vector" not in parts:
         raise SpeechMergeError(f"{path}: key {PREFIX}{module}.lora_magnitude_vector is missing, use_dora is set")
-    magnitude, weight = read_tensor(parts["lora_magnitude_vector"]).reshape(-1, 1), start.entry(f"{module}.weight")
-    if weight.shape != low.shape or len(magnitude) != low.shape[0]:
+    magnitude, weight = parts["lora_magnitude_vector"], start.entry(f"{module}.weight")
+    if weight.shape != low.shape or magnitude.numel != low.shape[0]:
         raise SpeechMergeError(
-            f"{path}: key {PREFIX}{module}: LoRA {list(low.shape)} with {len(magnitude)} magnitudes, "
+            f"{path}: key {PREFIX}{module}: LoRA {list(low.shape)} with {magnitude.numel} magnitudes, "
             f"the base's weight is {list(weight.shape)}"
         )
 
     def compute():
-        base = read_tensor(weight).float().reshape(low.shape[0], -1)
+        import torch
+
+        base = floats(weight, 0, low.shape[0]).reshape(low.shape[0], -1)
         moved = base + low.matrix()
         norm = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
-        return (magnitude.float() * moved / norm - base).reshape(low.shape)
+        sizes = floats(magnitude, 0, magnitude.shape[0]).reshape(-1, 1)
+        return Dense((sizes * moved / norm - base).reshape(low.shape))
 
-    return Deferred(low.shape, compute)
+    return Computed(low.shape, compute)
 
 
 def _open_base(folder: Path, known: Base, given):

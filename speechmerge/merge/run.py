@@ -1,7 +1,15 @@
-"""One merge, from adapters to a task vector: read, check that they fit, apply the method."""
+"""One merge, from adapters to a task vector: open, check that they fit, transform, apply the method.
+
+    merge = prepare(["exp/asr/lora", "exp/kws/lora"], "ties", params={"k": 20})   # headers only, nothing is computed
+    merge.plan(save="lora", rank=16)
+    merge.run().save("exp/merged/x", rank=16)
+"""
+from dataclasses import dataclass, field
+
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.merge.delta import one_thread
-from speechmerge.merge.fingerprint import common_base
+from speechmerge.merge.compute import Tensors, computing
+from speechmerge.merge.fingerprint import ContentHash, common_base
+from speechmerge.merge.method import Method
 from speechmerge.merge.read import read
 from speechmerge.merge.registry import METHODS
 from speechmerge.merge.tag import merge_tag
@@ -10,44 +18,115 @@ from speechmerge.merge.task_vector import TaskVector, check_shapes
 MODES = ("common", "strict")
 
 
-def merge(adapters, method="uniform", base=None, merge_mode="common", names=None, **params) -> TaskVector:
+def merge(adapters, method="uniform", base=None, merge_mode="common", names=None, lambda_policy=None, transforms=(),
+          threads=None, device=None, **params) -> TaskVector:
     """Merge adapters, full models or task vectors of one base.
 
     adapters: folders or TaskVectors. method: a name of `speechmerge list methods`, whose parameters are `params`
     (`lambda`, a Python keyword, may be written `lambda_`). base: folder of the base model, where an input needs it; the
     inputs must belong to it. merge_mode: what happens to parameters that not all inputs change: "strict" refuses them
     by name, "common" leaves them as in the base and lists them in `details["left_out"]`. names: what to call the
-    inputs.
+    inputs. lambda_policy: the method's strength per parameter, transforms: what is done to each input before, both as in
+    a config. threads: default all cores; device: cpu or cuda.
 
-    Element-wise methods give deltas that are made when they are saved or applied, one tensor at a time.
+    The result is made when it is saved or applied, one tensor at a time.
     Raises SpeechMergeError for inputs that cannot be combined, UsageError for wrong methods and parameters.
     """
+    params = {key.rstrip("_"): value for key, value in params.items()}
+    prepared = prepare(adapters, method, base, merge_mode, names, lambda_policy, transforms, params)
+    return prepared.run(threads, device)
+
+
+def prepare(adapters, method="uniform", base=None, merge_mode="common", names=None, lambda_policy=None, transforms=(),
+            params=None) -> "Merge":
+    """Everything that can be refused is refused here, from the files' headers; torch is not imported."""
     if merge_mode not in MODES:
         raise UsageError(f"merge_mode: found {merge_mode!r}, expected one of {', '.join(MODES)}")
     if isinstance(adapters, (str, bytes)) or not adapters:
         raise UsageError(f"adapters: found {adapters!r}, expected a list of at least one folder or TaskVector")
-    entry, params = METHODS.get(method), {key.rstrip("_"): value for key, value in params.items()}
-    vectors = [
-        read(adapter, base, name) for adapter, name in zip(adapters, names or [None] * len(adapters), strict=True)
-    ]
-    rule = entry(method, [vector.label for vector in vectors], params)
+    if names and len(names) != len(adapters):
+        raise UsageError(f"names: found {len(names)} for {len(adapters)} adapters")
+    vectors = [read(adapter, base, name) for adapter, name in zip(adapters, names or [None] * len(adapters))]
+    rule = METHODS.get(method)(method, [vector.label for vector in vectors], params or {})
     known = common_base([vector.base for vector in vectors], [describe(vector) for vector in vectors])
     check_shapes(vectors)
     shared, left_out = shared_parameters(vectors, merge_mode)
-    with one_thread():
-        rule.survey(lambda index: ((name, vectors[index].deltas[name]) for name in shared))
-        deltas = {name: rule.merge(name, [vector.deltas[name] for vector in vectors]) for name in shared}
-    details = {
-        "tag": merge_tag(method, entry.parameters, rule.values, vectors),
-        "method": method,
-        "params": rule.values,
-        "merge_mode": merge_mode,
-        "left_out": left_out,
-        "adapters": [about(vector) for vector in vectors],
-        "peft": _agreed([vector.details.get("peft") for vector in vectors]) or {},
-    }
-    return TaskVector(deltas, known, _agreed([vector.task for vector in vectors]),
-                      _agreed([vector.language for vector in vectors]), None, details)
+    if lambda_policy is not None:
+        from speechmerge.merge.policies import make_policy
+
+        rule.policy = make_policy(lambda_policy, rule, shared)
+    steps = []
+    if transforms:
+        from speechmerge.merge.transforms import make_transforms
+
+        steps = make_transforms(transforms)
+    rule.prepare(vectors)
+    return Merge(rule, vectors, known, shared, left_out, merge_mode, steps,
+                 {"lambda_policy": lambda_policy, "transforms": list(transforms)})
+
+
+@dataclass
+class Merge:
+    """A merge that fits, before anything is computed."""
+
+    rule: Method
+    vectors: list[TaskVector]
+    base: object
+    shared: list[str]
+    left_out: dict[str, list[str]]
+    merge_mode: str
+    transforms: list = field(default_factory=list)
+    settings: dict = field(default_factory=dict)  # policy and transforms as they were given
+
+    def start_hashing(self):
+        """Hash the inputs in the background, for the metadata."""
+        for vector in self.vectors:
+            if isinstance(vector.details.get("sha256"), ContentHash):
+                vector.details["sha256"].start()
+
+    def plan(self, save="lora", rank=None) -> dict:
+        """What would be done; see :mod:`speechmerge.merge.plan`."""
+        from speechmerge.merge.plan import plan
+
+        return plan(self, save, rank)
+
+    def run(self, threads=None, device=None) -> TaskVector:
+        self.start_hashing()
+        with computing(threads, device):
+            vectors = self.transformed()
+            deltas = {name: [vector.deltas[name] for vector in vectors] for name in self.shared}
+            tensors = Tensors(deltas)
+            self.rule.survey(tensors)
+            merged = {name: self.rule.merge(name, deltas[name]) for name in self.shared}
+        details = self.details()
+        if hasattr(self.rule, "side_file"):
+            details["side_file"] = lambda: self.rule.side_file(tensors)
+        tasks, languages = [v.task for v in self.vectors], [v.language for v in self.vectors]
+        return TaskVector(merged, self.base, _agreed(tasks), _agreed(languages), None, details)
+
+    def transformed(self) -> list[TaskVector]:
+        vectors = [self._shared_only(vector) for vector in self.vectors]
+        for transform in self.transforms:
+            vectors = [transform.prepare(vector, Tensors({name: [d] for name, d in vector.deltas.items()}))
+                       for vector in vectors]
+        return vectors
+
+    def _shared_only(self, vector: TaskVector) -> TaskVector:
+        return TaskVector(**{**vars(vector), "deltas": {name: vector.deltas[name] for name in self.shared}})
+
+    def details(self) -> dict:
+        """What the metadata says of the merge, without the results of saving it."""
+        rule, settings = self.rule, {key: value for key, value in self.settings.items() if value}
+        return {
+            "tag": merge_tag(rule.name, rule.parameters, rule.values, self.vectors, settings),
+            "method": rule.name,
+            "params": rule.values,
+            **self.settings,
+            "merge_mode": self.merge_mode,
+            "left_out": self.left_out,
+            "adapters": [about(vector) for vector in self.vectors],
+            "peft": _agreed([vector.details.get("peft") for vector in self.vectors]) or {},
+        }
 
 
 def shared_parameters(vectors, merge_mode: str):
@@ -72,7 +151,7 @@ def about(vector: TaskVector) -> dict:
     """What the metadata of a merge says of one input."""
     keys = ("sha256", "rank", "scaling", "kind", "method", "params", "adapters", "sum_of")
     return {"name": vector.label, "path": vector.origin, "task": vector.task, "language": vector.language,
-            "base": vars(vector.base), **{key: vector.details[key] for key in keys if key in vector.details}}
+            "base": vector.base, **{key: vector.details[key] for key in keys if key in vector.details}}
 
 
 def _agreed(values):

@@ -2,28 +2,33 @@
 
 A PEFT adapter is written with alpha = rank and without rsLoRA or DoRA, so that its scaling is 1 for every tensor and
 plain PEFT reads exactly B A. Without a rank, low-rank deltas keep their numerical rank (exact) and dense ones get full
-rank. Factors and deltas are float32; full weights keep the base's storage types, added in float32.
+rank. Factors and deltas are float32; full weights keep the base's storage types, added in float32. Everything streams:
+what is in memory is a few blocks, or for an adapter a few parameters, per thread.
 """
 import json
+import math
 import shutil
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import atomic_dir, lock, write_json
 from speechmerge.merge.checkpoint import Checkpoint
-from speechmerge.merge.delta import LowRank, one_thread, recompress
-from speechmerge.merge.fingerprint import Base, given_base
+from speechmerge.merge.compute import computing, ordered, units
+from speechmerge.merge.delta import Computed, LowRank, floats
+from speechmerge.merge.fingerprint import Base, given_base, settle
 from speechmerge.merge.read import base_folder
-from speechmerge.merge.safetensors_file import FLOATS, dtype_name, read_tensor, write_stream
+from speechmerge.merge.safetensors_file import FLOATS
+from speechmerge.merge.safetensors_writer import Writer, header_of, longest_header
 from speechmerge.merge.task_vector import TaskVector
 from speechmerge.provenance import provenance
 
 METADATA = "merge_metadata.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".pkl", ".npz")
 PREFIX = "base_model.model."
+PIECE = 1 << 22  # bytes of unchanged weights that are copied at once
 
 
-def save(vector: TaskVector, folder, as_="lora", rank=None, base=None) -> dict:
+def save(vector: TaskVector, folder, as_="lora", rank=None, base=None, threads=None, device=None) -> dict:
     """Write `vector` to `folder`, whole or not at all, and return its metadata. An older merge there is replaced.
 
     as_: "lora", "full" (needs the base's weights) or "delta". rank: largest rank of the adapter, its error is in the
@@ -31,7 +36,7 @@ def save(vector: TaskVector, folder, as_="lora", rank=None, base=None) -> dict:
     """
     with atomic_dir(folder) as beside:
         check_target(Path(folder))
-        return write(vector, beside, as_, rank, base)
+        return write(vector, beside, as_, rank, base, threads, device)
 
 
 def check_target(folder: Path):
@@ -44,51 +49,70 @@ def check_target(folder: Path):
         raise SpeechMergeError(f"{folder}: exists and is no merge; choose another --output-dir")
 
 
-def write(vector: TaskVector, folder: Path, as_="lora", rank=None, base=None) -> dict:
+def write(vector: TaskVector, folder: Path, as_="lora", rank=None, base=None, threads=None, device=None) -> dict:
     """`save` into a fresh folder that the caller makes appear atomically."""
-    if as_ not in WRITERS:
-        raise UsageError(f"save: found {as_!r}, expected one of {', '.join(WRITERS)}")
-    if rank is not None and as_ != "lora":
-        raise UsageError(f"rank: is for saving as lora, found save {as_!r}")
+    check_options(as_, rank)
     known = vector.base
     if base is not None or as_ == "full":
         known = given_base(base or known.source, base_folder(known, base), known, vector.label)
-    with one_thread():
-        facts = WRITERS[as_](vector, Path(folder), known, rank)
-    tag = vector.details.get("tag", vector.label)
+    details, folder = dict(vector.details), Path(folder)
+    side_file = details.pop("side_file", None)
+    with computing(threads, device):
+        facts = WRITERS[as_](vector, folder, known, rank)
+        if side_file is not None:
+            write_side_file(side_file(), folder / "masks.safetensors")
+    tag = details.get("tag", vector.label)
     metadata = {
-        **vector.details,
+        **details,
         "tag": tag if rank is None else f"{tag}_r{rank}",  # another rank is another system
         "task": vector.task,
         "language": vector.language,
-        "base": vars(known),
+        "base": known,
         "saved_as": as_,
         **facts,
         "provenance": provenance(),
     }
-    write_json(Path(folder) / METADATA, metadata)
-    write_json(
-        Path(folder) / "speechmerge.json",
-        {"task": vector.task, "language": vector.language, "base": vars(known), "merged": metadata["tag"]},
-    )
+    metadata = settle(metadata)
+    write_json(folder / METADATA, metadata)
+    keys = {"task": vector.task, "language": vector.language, "base": metadata["base"], "merged": metadata["tag"]}
+    write_json(folder / "speechmerge.json", keys)
     return metadata
 
 
+def check_options(as_: str, rank):
+    if as_ not in WRITERS:
+        raise UsageError(f"save: found {as_!r}, expected one of {', '.join(WRITERS)}")
+    if rank is not None and (as_ != "lora" or rank < 1):
+        raise UsageError(f"rank: found {rank} with save {as_}, expected a positive number with save lora")
+
+
 def write_lora(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
-    """adapter_model.safetensors and adapter_config.json. SpeechMergeError for parameters that LoRA cannot hold."""
+    """adapter_model.safetensors and adapter_config.json; returns rank and errors."""
+    from speechmerge.merge.svd import recompress
+
     check_lora(vector)
-    tensors, ranks, errors, norms = {}, {}, {}, {}
-    for name, delta in sorted(vector.deltas.items()):
-        small = recompress(delta, rank)
-        module = name.removesuffix(".weight")
-        ones = [1] * (len(delta.shape) - 2)
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = small.delta.A.reshape(-1, *delta.shape[1:])
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = small.delta.B.reshape(delta.shape[0], -1, *ones)
-        ranks[module], errors[name], norms[name] = small.delta.rank, small.error, small.norm
-    layout = {key: (dtype_name(tensor), tuple(tensor.shape)) for key, tensor in tensors.items()}
-    write_stream(folder / "adapter_model.safetensors", layout, tensors.__getitem__)
+    names, ranks, errors, norms = sorted(vector.deltas), {}, {}, {}
+    keys = [f"{PREFIX}{name.removesuffix('.weight')}.lora_{part}.weight" for name in names for part in "AB"]
+    dimensions = max(len(delta.shape) for delta in vector.deltas.values())
+    with Writer(folder / "adapter_model.safetensors", longest_header(keys, dimensions, note(vector))) as writer:
+        made = ordered(lambda name: recompress(vector.deltas[name].loaded(), rank), names)
+        for name, small in zip(names, made):
+            module, delta = name.removesuffix(".weight"), small.delta
+            B, A = delta.factors()
+            ones = [1] * (len(delta.shape) - 2)
+            for part, factor in (("A", A.reshape(-1, *delta.shape[1:])), ("B", B.reshape(*B.shape, *ones))):
+                slot = writer.allocate(f"{PREFIX}{module}.lora_{part}.weight", "F32", factor.shape)
+                writer.write(slot, 0, factor)
+            ranks[module], errors[name], norms[name] = delta.rank, small.error, small.norm
+        writer.close(note(vector))
     write_json(folder / "adapter_config.json", adapter_config(ranks, base, vector.details.get("peft") or {}))
     return {"rank": max(ranks.values()), "requested_rank": rank, "error": error_report(errors, norms)}
+
+
+def note(vector: TaskVector) -> dict:
+    """What the weights' own header says of their making, for a file that was parted from its folder."""
+    about = {key: vector.details[key] for key in ("tag", "method", "params") if key in vector.details}
+    return {"format": "pt", **({"speechmerge": json.dumps(about, sort_keys=True)} if about else {})}
 
 
 def check_lora(vector: TaskVector):
@@ -136,28 +160,75 @@ def adapter_config(ranks: dict[str, int], base: Base, extra: dict) -> dict:
 
 def write_delta(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
     """delta.safetensors (factors B, A or dense tensors, float32) and delta.json."""
-    layout, parameters = {}, {}
-    for name, delta in vector.deltas.items():
-        low = isinstance(delta, LowRank)
-        parameters[name] = {"kind": "low_rank" if low else "dense", "shape": list(delta.shape)}
-        if low:
-            layout[f"{name}.B"], layout[f"{name}.A"] = ("F32", tuple(delta.B.shape)), ("F32", tuple(delta.A.shape))
-        else:
-            layout[f"{name}.dense"] = ("F32", delta.shape)
-
-    def make(key):
-        name, part = key.rsplit(".", 1)
+    parameters, parts = {}, []
+    for name in sorted(vector.deltas):
         delta = vector.deltas[name]
-        return {"B": lambda: delta.B.float() * delta.scale, "A": lambda: delta.A.float(), "dense": delta.dense}[part]()
+        made_whole = isinstance(delta, (LowRank, Computed))
+        parts += [(name, None)] if made_whole else [(name, unit) for unit in units(name, delta.shape)]
+        parameters[name] = {"kind": "dense", "shape": list(delta.shape)}
+    keys = [f"{name}.{part}" for name in parameters for part in ("B", "A", "dense")]
+    dimensions = max(2, *(len(delta.shape) for delta in vector.deltas.values()))
+    slots, ranks = {}, []
 
-    write_stream(folder / "delta.safetensors", layout, make)
-    write_json(folder / "delta.json", {"parameters": parameters, "base": vars(base), "task": vector.task,
+    def make(part):
+        name, unit = part
+        delta = vector.deltas[name].loaded()
+        if isinstance(delta, LowRank):
+            return delta.factors()
+        return [(block, delta.block(block.start, block.stop)) for block in unit or sum(units(name, delta.shape), [])]
+
+    with Writer(folder / "delta.safetensors", longest_header(keys, dimensions, note(vector))) as writer:
+        for (name, _), made in zip(parts, ordered(make, parts)):
+            if isinstance(made, tuple):
+                parameters[name]["kind"] = "low_rank"
+                ranks.append(made[0].shape[1])
+                for key, factor in zip("BA", made):
+                    writer.write(writer.allocate(f"{name}.{key}", "F32", factor.shape), 0, factor)
+                continue
+            if name not in slots:
+                slots[name] = writer.allocate(f"{name}.dense", "F32", vector.deltas[name].shape)
+            for block, tensor in made:
+                writer.write(slots[name], first_element(block), tensor)
+        writer.close(note(vector))
+    write_json(folder / "delta.json", {"parameters": parameters, "base": settle(base), "task": vector.task,
                                        "language": vector.language})
-    return {"rank": max((delta.rank for delta in vector.deltas.values() if isinstance(delta, LowRank)), default=None)}
+    return {"rank": max(ranks, default=None)}
+
+
+def first_element(block) -> int:
+    """Place of a block's first value in the flattened parameter."""
+    return block.start * math.prod(block.shape[1:])
 
 
 def write_full(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
-    """model.safetensors = base + delta, one tensor at a time, and the base's config and tokenizer files."""
+    """model.safetensors = base + delta, block by block, and the base's config and tokenizer files."""
+    start = check_full(vector, base)
+    layout = {name: (entry.dtype, entry.shape) for name, entry in start.entries.items()}
+    room, names = header_of(layout, note(vector))
+    with Writer(folder / "model.safetensors", room) as writer:
+        slots = {name: writer.allocate(name, *layout[name]) for name in names}
+
+        def fill(part):
+            name, work = part
+            entry = start.entries[name]
+            if name not in vector.deltas:
+                return writer.write_bytes(slots[name], work, entry.bytes(work, min(work + PIECE, entry.stop - entry.start)))
+            delta = vector.deltas[name].loaded()
+            for block in work:
+                values = floats(entry, block.start, block.stop).add_(delta.block(block.start, block.stop))
+                writer.write(slots[name], first_element(block), values)
+
+        for _ in ordered(fill, _full_parts(start, vector)):
+            pass
+        writer.close(note(vector))
+    for path in sorted(start.folder.iterdir()):
+        if path.is_file() and path.suffix not in WEIGHT_SUFFIXES and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, folder / path.name)
+    return {"rank": None}
+
+
+def check_full(vector: TaskVector, base: Base) -> Checkpoint:
+    """The base's weights, which have every changed parameter in its shape, or SpeechMergeError."""
     start = Checkpoint(base_folder(base))
     for name, delta in vector.deltas.items():
         entry = start.entry(name)
@@ -165,21 +236,27 @@ def write_full(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
             raise SpeechMergeError(
                 f"{entry.path}: key {name}: {entry.dtype} {list(entry.shape)}, the delta is {list(delta.shape)}"
             )
+    return start
 
-    def make(name):
-        tensor = read_tensor(start.entries[name])
-        return tensor.float() + vector.deltas[name].dense() if name in vector.deltas else tensor
 
-    write_stream(
-        folder / "model.safetensors", {name: (entry.dtype, entry.shape) for name, entry in start.entries.items()}, make
-    )
-    for path in sorted(start.folder.iterdir()):
-        if path.is_file() and path.suffix not in WEIGHT_SUFFIXES and not path.name.endswith(".index.json"):
-            shutil.copyfile(path, folder / path.name)
-    return {"rank": None}
+def _full_parts(start: Checkpoint, vector: TaskVector):
+    """(name, blocks to add or the first byte to copy from), the largest parameters first so that no thread is left."""
+    for name in sorted(start.entries, key=lambda name: (-start.entries[name].numel, name)):
+        entry = start.entries[name]
+        if name in vector.deltas:
+            yield from ((name, unit) for unit in units(name, entry.shape))
+        else:
+            yield from ((name, first) for first in range(0, entry.stop - entry.start, PIECE))
 
 
 WRITERS = {"lora": write_lora, "full": write_full, "delta": write_delta}
+
+
+def write_side_file(arrays: dict, path: Path):
+    """What a method leaves for those who apply its result: numpy arrays, such as masks."""
+    from safetensors.numpy import save_file
+
+    save_file({name: arrays[name] for name in sorted(arrays)}, str(path))
 
 
 def read_metadata(folder) -> dict:

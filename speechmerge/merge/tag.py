@@ -6,14 +6,14 @@ import re
 LONGEST = 60  # characters; longer lists of adapters are replaced by a hash
 
 
-def merge_tag(method: str, parameters, values: dict, vectors) -> str:
+def merge_tag(method: str, parameters, values: dict, vectors, more=None) -> str:
     """`ties_k20_l1_asr-emotion`: safe as a file name, and another one for other parameters or adapters.
 
     Numbers always stand in it (by the first letter of their name), words and switches where they differ from the
     default. A hash is added where the readable part alone could be shared: rounded numbers, unregistered or equally
-    named adapters.
+    named adapters, and where there is `more` that makes it another merge (policy, transforms).
     """
-    words, exact = [], True
+    words, exact = [], not more
     for parameter in parameters:
         value = values[parameter.name]
         is_number = parameter.kind in (float, "floats") and value is not None
@@ -27,7 +27,7 @@ def merge_tag(method: str, parameters, values: dict, vectors) -> str:
     if exact and len(readable) <= LONGEST:
         return readable
     identity = json.dumps(
-        [method, values, [(vector.label, vector.origin) for vector in vectors]], sort_keys=True, default=str
+        [method, values, [(vector.label, vector.origin) for vector in vectors], *([more] if more else [])], sort_keys=True, default=str
     )
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     if len(readable) > LONGEST:

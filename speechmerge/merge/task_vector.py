@@ -2,8 +2,6 @@
 import contextlib
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merge.delta import Delta, concatenate
 from speechmerge.merge.fingerprint import Base, common_base
@@ -50,15 +48,19 @@ class TaskVector:
         return sum(delta.norm() ** 2 for delta in self.deltas.values()) ** 0.5
 
     @contextlib.contextmanager
-    def applied(self, module: torch.nn.Module):
+    def applied(self, module):
         """Within the block, `module` (a model of this base) has base + delta; afterwards its own bytes again."""
-        kept = {}
+        import torch
+
+        from speechmerge.merge.compute import computing, ordered
+
+        kept, names = {}, sorted(self.deltas)
         try:
-            with torch.no_grad():
-                for name, delta in self.deltas.items():
-                    parameter = _parameter(module, name, delta)
+            with torch.no_grad(), computing():
+                for name, change in zip(names, ordered(lambda name: self.deltas[name].dense(), names)):
+                    parameter = _parameter(module, name, self.deltas[name])
                     kept[name] = parameter.detach().clone()
-                    parameter.copy_(parameter.float() + delta.dense().to(parameter.device))
+                    parameter.copy_(parameter.float() + change.to(parameter.device))
             yield module
         finally:
             with torch.no_grad():
@@ -103,6 +105,7 @@ def check_shapes(vectors):
 
 
 def _parameter(module, name: str, delta: Delta):
+    """The module's own parameter. SpeechMergeError where it has none of that name and shape."""
     try:
         parameter = module.get_parameter(name)
     except AttributeError as error:

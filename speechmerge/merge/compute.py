@@ -1,0 +1,128 @@
+"""Where and on how many threads a merge is computed; results are the same for any number of threads.
+
+Each thread computes whole blocks or whole parameters with one BLAS thread, because BLAS and LAPACK sum in another order
+with each number of threads; what is summed over blocks is summed in the order of the blocks.
+"""
+import collections
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+UNIT = 32  # blocks of one parameter that a thread takes at once: factors of a LoRA are read once for all of them
+
+
+@dataclass
+class Compute:
+    threads: int = 1
+    device: str = "cpu"
+
+
+_now = Compute()
+
+
+def device() -> str:
+    return _now.device
+
+
+@contextlib.contextmanager
+def computing(threads: int | None = None, device: str | None = None):
+    """Within the block merges use `threads` threads (default: all cores) and `device` (cpu, cuda, cuda:1 ...)."""
+    import torch
+
+    global _now
+    before, blas = _now, torch.get_num_threads()
+    _now = Compute(threads or len(os.sched_getaffinity(0)), device or "cpu")
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _now = before
+        torch.set_num_threads(blas)
+
+
+def ordered(function, items):
+    """function(item) for each, computed on the threads, given in order; at most a few results wait in memory."""
+    if _now.threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(_now.threads) as pool:
+        waiting = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * _now.threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows start..stop of the leading dimension of parameter `name`, the `index`-th block of it; `shape` is the whole's."""
+
+    name: str
+    index: int
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+
+def units(name: str, shape):
+    """The blocks of one parameter in groups that one thread takes at once."""
+    from speechmerge.merge.delta import blocks
+
+    all_ = [Block(name, index, start, stop, tuple(shape)) for index, (start, stop) in enumerate(blocks(shape))]
+    return [all_[first:first + UNIT] for first in range(0, len(all_), UNIT)]
+
+
+class Tensors:
+    """The deltas of all inputs, parameter by parameter, for methods that need to know something of all of them."""
+
+    def __init__(self, deltas: dict[str, list]):
+        """`deltas`: parameter -> one Delta per input, in the order of the inputs."""
+        self._deltas = deltas
+        self.names = sorted(deltas)
+        self.count = len(next(iter(deltas.values())))
+
+    def deltas(self, name: str) -> list:
+        return self._deltas[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._deltas[name][0].shape
+
+    def map(self, function, names=None):
+        """Yield function(name, deltas) for every parameter, in order."""
+        return ordered(lambda name: function(name, self._deltas[name]), self.names if names is None else names)
+
+    def map_blocks(self, function, names=None, inputs=None):
+        """Yield function(block, [float32 block of each input]) for all blocks, in order; the tensors may be changed.
+
+        `inputs`: the indices of those that are read, default all.
+        """
+        def compute(unit):
+            deltas = self._deltas[unit[0].name]
+            deltas = [deltas[index].loaded() for index in (range(self.count) if inputs is None else inputs)]
+            return [function(block, read_block(deltas, block.start, block.stop)) for block in unit]
+
+        work = (unit for name in (self.names if names is None else names) for unit in units(name, self.shape(name)))
+        for results in ordered(compute, work):
+            yield from results
+
+
+def read_block(deltas, start: int, stop: int) -> list:
+    """The same rows of several deltas; a base that they share is read once."""
+    from speechmerge.merge.delta import Difference, floats
+
+    bases, tensors = {}, []
+    for delta in deltas:
+        if isinstance(delta, Difference):
+            if delta.base not in bases:
+                bases[delta.base] = floats(delta.base, start, stop)
+            tensors.append(floats(delta.tuned, start, stop).sub_(bases[delta.base]))
+        else:
+            tensors.append(delta.block(start, stop))
+    return tensors
