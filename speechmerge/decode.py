@@ -16,6 +16,9 @@ from pathlib import Path
 from speechmerge.data.batching import FeatureCache, batches_by_length
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import atomic_dir, fingerprint, lock, read_json, sha256_file, write_json, write_text
+from speechmerge.merge.run import again
+from speechmerge.merge.save import METADATA
+from speechmerge.models.adapters import check_base
 from speechmerge.models.base import Item, SpeechModel
 from speechmerge.provenance import provenance
 from speechmerge.systems import System, content_files
@@ -71,6 +74,17 @@ def answer_scores(task, labels, found: list[Hypothesis]) -> dict[str, float] | N
         return None
     yes, no = labels.index("yes"), labels.index("no")
     return {hypothesis.id: hypothesis.scores[yes] - hypothesis.scores[no] for hypothesis in found}
+
+
+def weights_of(model, system: System):
+    """Within the block the model has the system's weights; a merge that was not saved is made in memory."""
+    if system.path is None:
+        return contextlib.nullcontext()
+    if content_files(system) == [Path(system.path) / METADATA]:
+        metadata = read_json(Path(system.path) / METADATA)
+        check_base(model, Path(system.path))
+        return again(metadata, model.path).run().applied(model.core)
+    return model.adapter(system.path)
 
 
 class Decoder:
@@ -134,7 +148,7 @@ class Decoder:
         if not missing:
             return
         work = (self.model, self.task, self.examples, self.labels, self.options, self.cache, missing)
-        with self.model.adapter(system.path) if system.path else contextlib.nullcontext():
+        with weights_of(self.model, system):
             for found in hypotheses(*work):
                 parts.add(found)
         parts.finish()

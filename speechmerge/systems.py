@@ -54,7 +54,7 @@ def known_merges(exp_dir) -> dict[str, System]:
     found: dict[tuple[str, str], System] = {}
     for path in sorted(Path(exp_dir).glob("merged/*/*/runs/run_*/merge_metadata.json")):
         folder, record = path.parent, read_json(path)
-        if not any((folder / name).is_file() for name in WEIGHTS):
+        if record.get("saved_as") != "none" and not any((folder / name).is_file() for name in WEIGHTS):
             continue
         combination, tag = folder.parent.parent.name, record.get("tag") or record["method"]
         found[tag, combination] = System(tag, "merged", str(folder), None, record["method"], record.get("params"))
@@ -101,7 +101,8 @@ def content_files(system: System) -> list[Path]:
     if system.path is None:
         return []
     folder = Path(system.path)
-    return sorted(path for pattern in CONTENT for path in folder.glob(pattern))
+    files = sorted(path for pattern in CONTENT for path in folder.glob(pattern))
+    return files or [folder / "merge_metadata.json"]  # of a merge that is made in memory
 
 
 def find_adapters(words, exp_dir) -> list[tuple[str | None, System]]:

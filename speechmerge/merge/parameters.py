@@ -70,6 +70,9 @@ class Parameter:
         return number
 
 
+LAMBDA = Parameter("lambda", float, 1.0, "scale of the merged task vector")  # of methods that have no other strength
+
+
 def resolve(method: str, declared, given: dict) -> dict:
     """All parameters of a method with their values. Raises UsageError for unknown, wrong and missing ones."""
     known = {parameter.name: parameter for parameter in declared}

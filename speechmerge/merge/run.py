@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.merge.compute import Tensors, computing
-from speechmerge.merge.fingerprint import ContentHash, common_base
+from speechmerge.merge.fingerprint import ContentHash, common_base, settle
 from speechmerge.merge.method import Method
 from speechmerge.merge.read import read
 from speechmerge.merge.registry import METHODS
@@ -47,7 +47,7 @@ def prepare(adapters, method="uniform", base=None, merge_mode="common", names=No
     if names and len(names) != len(adapters):
         raise UsageError(f"names: found {len(names)} for {len(adapters)} adapters")
     vectors = [read(adapter, base, name) for adapter, name in zip(adapters, names or [None] * len(adapters))]
-    rule = METHODS.get(method)(method, [vector.label for vector in vectors], params or {})
+    rule = METHODS.get(method)(method, [vector.label for vector in vectors], params or {}, lambda_policy)
     known = common_base([vector.base for vector in vectors], [describe(vector) for vector in vectors])
     check_shapes(vectors)
     shared, left_out = shared_parameters(vectors, merge_mode)
@@ -98,11 +98,15 @@ class Merge:
             tensors = Tensors(deltas)
             self.rule.survey(tensors)
             merged = {name: self.rule.merge(name, deltas[name]) for name in self.shared}
-        details = self.details()
+        vector = self.outcome(merged)
         if hasattr(self.rule, "side_file"):
-            details["side_file"] = lambda: self.rule.side_file(tensors)
+            vector.details["side_file"] = lambda: self.rule.side_file(tensors)
+        return vector
+
+    def outcome(self, deltas=()) -> TaskVector:
+        """The merged task vector, or without `deltas` what is to be recorded of it."""
         tasks, languages = [v.task for v in self.vectors], [v.language for v in self.vectors]
-        return TaskVector(merged, self.base, _agreed(tasks), _agreed(languages), None, details)
+        return TaskVector(dict(deltas), self.base, _agreed(tasks), _agreed(languages), None, self.details())
 
     def transformed(self) -> list[TaskVector]:
         vectors = [self._shared_only(vector) for vector in self.vectors]
@@ -127,6 +131,20 @@ class Merge:
             "adapters": [about(vector) for vector in self.vectors],
             "peft": _agreed([vector.details.get("peft") for vector in self.vectors]) or {},
         }
+
+
+def again(metadata: dict, base=None) -> Merge:
+    """The merge that a merge_metadata.json describes, prepared anew. SpeechMergeError where an input has changed."""
+    inputs = metadata["adapters"]
+    found = prepare([entry["path"] for entry in inputs], metadata["method"], base, metadata["merge_mode"],
+                    [entry["name"] for entry in inputs], metadata.get("lambda_policy"), metadata.get("transforms") or (),
+                    {key: value for key, value in metadata["params"].items() if value is not None})
+    for vector, entry in zip(found.vectors, inputs):
+        now = settle(vector.details.get("sha256"))
+        if entry.get("sha256") and now != entry["sha256"]:
+            raise SpeechMergeError(f"{vector.origin}: has changed since it was merged (sha256 {now[:12]}, recorded "
+                                   f"{entry['sha256'][:12]}); merge again with --force true")
+    return found
 
 
 def shared_parameters(vectors, merge_mode: str):

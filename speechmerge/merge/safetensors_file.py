@@ -158,7 +158,7 @@ def read_elements(entry: Entry, first: int, last: int):
     width = BYTES[entry.dtype]
     tensor = torch.from_numpy(entry.bytes(first * width, last * width)).view(torch_type(entry.dtype))
     # one sum shows that all are finite; only where it is not (or overflows) each is looked at
-    if entry.dtype in FLOATS and not torch.isfinite(tensor.sum(dtype=torch.float32)):
+    if entry.dtype in FLOATS and not math.isfinite(tensor.sum(dtype=torch.float32).item()):
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
             raise SpeechMergeError(f"{entry.path}: key {entry.name}: {bad} of {tensor.numel()} values are NaN or "

@@ -103,7 +103,7 @@ def _stored(slot: Slot, tensor):
     import torch
 
     stored = tensor.detach().to("cpu", torch_type(slot.dtype)).contiguous()
-    if slot.dtype in FLOATS and not torch.isfinite(stored.sum(dtype=torch.float32)):
+    if slot.dtype in FLOATS and not math.isfinite(stored.sum(dtype=torch.float32).item()):
         bad = int((~torch.isfinite(stored)).sum())
         if bad:
             raise SpeechMergeError(f"key {slot.name}: {bad} merged values cannot be stored as {slot.dtype} (largest "

@@ -249,7 +249,12 @@ def _full_parts(start: Checkpoint, vector: TaskVector):
             yield from ((name, first) for first in range(0, entry.stop - entry.start, PIECE))
 
 
-WRITERS = {"lora": write_lora, "full": write_full, "delta": write_delta}
+def write_nothing(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
+    """The metadata alone, from which the merge is made in memory whenever it is used."""
+    return {"rank": None}
+
+
+WRITERS = {"lora": write_lora, "full": write_full, "delta": write_delta, "none": write_nothing}
 
 
 def write_side_file(arrays: dict, path: Path):

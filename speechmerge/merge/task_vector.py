@@ -67,14 +67,14 @@ class TaskVector:
                 for name, tensor in kept.items():
                     module.get_parameter(name).copy_(tensor)
 
-    def save(self, folder, as_="lora", rank=None, base=None):
+    def save(self, folder, as_="lora", rank=None, base=None, threads=None, device=None):
         """Write the vector as a PEFT adapter ("lora"), as full weights ("full") or as its deltas ("delta").
 
         See :func:`speechmerge.merge.save.save`; returns its metadata.
         """
         from speechmerge.merge.save import save
 
-        return save(self, folder, as_=as_, rank=rank, base=base)
+        return save(self, folder, as_, rank, base, threads, device)
 
 
 def combine(vectors, weights) -> TaskVector:

@@ -12,9 +12,11 @@ class Concatenate(Linear):
         Parameter("weights", "floats", None, "one weight per adapter, of any sign; 1 for each where not given"),
     )
 
+    strength = "weights"
+
     def check(self):
-        self.weights = self.values["weights"] or [1.0] * len(self.labels)
-        check_count(self.name, "weights", self.weights, self.labels)
+        self.values["weights"] = self.values["weights"] or [1.0] * len(self.labels)
+        check_count(self.name, "weights", self.values["weights"], self.labels)
 
     def coefficients(self, name):
-        return self.weights
+        return self.strength_at(name)

@@ -14,5 +14,7 @@ class TaskArithmetic(Linear):
         ),
     )
 
+    strength = "scale"
+
     def coefficients(self, name):
-        return [self.values["scale"]] * len(self.labels)
+        return [self.strength_at(name)] * len(self.labels)

@@ -5,7 +5,7 @@ A). Here all of them are sums of products, which is exact; averaging A and B apa
 """
 from speechmerge.errors import UsageError
 from speechmerge.merge.method import Linear, check_count
-from speechmerge.merge.parameters import REQUIRED, Parameter
+from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import METHODS
 
 NEGATIVES = Parameter("allow_negative_coefficients", bool, False, "accept coefficients below 0")
@@ -32,21 +32,25 @@ class Weighted(Linear):
         NEGATIVES,
     )
 
+    strength = "lambda"
+
     def check(self):
         mixing, numbers = self.values["lambda"], self.values["coefficients"]
-        if (mixing is None) == (numbers is None):
+        if mixing is not None and numbers is not None or (mixing is numbers is None and self.policy is None):
             raise UsageError(f"method {self.name}: give either lambda (two adapters) or coefficients (one per adapter)")
-        if numbers is None and len(self.labels) != 2:
+        # a policy sets what was given; where nothing was, two adapters are mixed by lambda
+        self.strength = "coefficients" if numbers is not None or (mixing is None and len(self.labels) != 2) else "lambda"
+        if self.strength == "lambda" and len(self.labels) != 2:
             raise UsageError(
                 f"method {self.name}: lambda is for two adapters, found {len(self.labels)}; give coefficients"
             )
-        numbers = [mixing, 1 - mixing] if numbers is None else numbers
-        check_count(self.name, "coefficients", numbers, self.labels)
-        check_signs(self.name, numbers, self.values["allow_negative_coefficients"])
-        self.numbers = numbers
+        if numbers is not None:
+            check_count(self.name, "coefficients", numbers, self.labels)
+            check_signs(self.name, numbers, self.values["allow_negative_coefficients"])
 
     def coefficients(self, name):
-        return self.numbers
+        numbers = self.strength_at(name)
+        return [numbers, 1 - numbers] if self.strength == "lambda" else numbers
 
 
 @METHODS.register("weighted_delta_n")
@@ -54,13 +58,18 @@ class WeightedN(Linear):
     """sum_i c_i * adapter_i for any number of adapters."""
 
     parameters = (
-        Parameter("coefficients", "floats", REQUIRED, "one weight per adapter, as a list or {name: weight}; not normalised"),
+        Parameter("coefficients", "floats", None, "one weight per adapter, as a list or {name: weight}; not normalised"),
         NEGATIVES,
     )
 
+    strength = "coefficients"
+
     def check(self):
-        check_count(self.name, "coefficients", self.values["coefficients"], self.labels)
-        check_signs(self.name, self.values["coefficients"], self.values["allow_negative_coefficients"])
+        if self.values["coefficients"] is None and self.policy is None:
+            raise UsageError(f"method {self.name}: parameter 'coefficients' is required; {self.parameters[0]}")
+        if self.values["coefficients"] is not None:
+            check_count(self.name, "coefficients", self.values["coefficients"], self.labels)
+            check_signs(self.name, self.values["coefficients"], self.values["allow_negative_coefficients"])
 
     def coefficients(self, name):
-        return self.values["coefficients"]
+        return self.strength_at(name)
