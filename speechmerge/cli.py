@@ -5,6 +5,7 @@ override it, and unknown names are refused. Exit status: 0 done, 1 failed, 2 wro
 """
 import argparse
 import importlib
+import json
 import logging
 import os
 import pkgutil
@@ -15,6 +16,7 @@ import configargparse
 
 from speechmerge.config import as_argument, merge_configs
 from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.options import mapping_or_value
 from speechmerge.registry import nearest
 
 
@@ -105,7 +107,7 @@ def parse(verb: str, module, argv):
     known = {action.dest for action in parser._actions} - {"help", "config", "debug"}
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", action="append", default=[])
-    config = merge_configs(early.parse_known_args(argv)[0].config, known)
+    config = merge_configs(early.parse_known_args(argv)[0].config, known, getattr(module, "translate", None))
     args, unknown = parser.parse_known_args(argv, config_file_contents=_config_text(parser, config))
     if unknown:
         options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
@@ -119,5 +121,11 @@ def _config_text(parser, config: dict) -> str:
     """Config keys under their options' names, in the form configargparse reads."""
     import yaml
 
-    options = {action.dest: action.option_strings[-1].lstrip("-") for action in parser._actions if action.option_strings}
-    return yaml.safe_dump({options[key]: as_argument(value) for key, value in config.items() if value is not None})
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    words = {actions[key].option_strings[-1].lstrip("-"): _words(actions[key], value) for key, value in config.items() if value is not None}
+    return yaml.safe_dump(words)
+
+
+def _words(action, value):
+    """A config value as the words of an option; an option that reads YAML gets its value whole."""
+    return json.dumps(value, default=str) if action.type is mapping_or_value and action.nargs is None else as_argument(value)

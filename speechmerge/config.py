@@ -23,11 +23,13 @@ def read_yaml(path) -> dict:
     return data
 
 
-def merge_configs(paths, known) -> dict:
-    """The keys of all files, later files over earlier ones. `known`: the verb's option names, as `output_dir`."""
+def merge_configs(paths, known, translate=None) -> dict:
+    """The keys of all files, later files over earlier ones. `known`: the verb's option names, as `output_dir`;
+    translate(config, path): the keys of today for a file of an older schema."""
     merged = {}
     for path in paths:
-        for key, value in read_yaml(path).items():
+        config = read_yaml(path)
+        for key, value in (translate(config, path) if translate else config).items():
             name = str(key).replace("-", "_")
             if name not in known:
                 raise UsageError(f"config {path}: unknown key {key!r}; {nearest(name, known)}")
