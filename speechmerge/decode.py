@@ -15,7 +15,8 @@ from pathlib import Path
 
 from speechmerge.data.batching import FeatureCache, batches_by_length
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import atomic_dir, fingerprint, lock, read_json, sha256_file, write_json, write_text
+from speechmerge.files import atomic_dir, fingerprint, lock, read_json, write_json, write_text
+from speechmerge.hashes import file_hash
 from speechmerge.merge.run import again
 from speechmerge.merge.save import METADATA
 from speechmerge.models.adapters import check_base
@@ -111,7 +112,7 @@ class Decoder:
         context = self.model.context
         return fingerprint({
             "base": self.model.fingerprint(), "dtype": str(self.model.dtype), "options": self.options.deciding(),
-            "system": [(path.name, sha256_file(path)) for path in content_files(system)],
+            "system": [(path.name, file_hash(path)) for path in content_files(system)],
             "data": self._data_print, "task": self.task.name,
             "context": [context.kind] if context.kind == "full" else [context.kind, context.minimum, context.step],
         })

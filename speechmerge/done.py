@@ -6,7 +6,8 @@ option, a changed input or a deleted output all lead to the step being done agai
 """
 from pathlib import Path
 
-from speechmerge.files import fingerprint, read_json, sha256_file, write_json
+from speechmerge.files import fingerprint, read_json, write_json
+from speechmerge.hashes import file_hash
 
 NAME = "done.json"
 
@@ -15,11 +16,11 @@ def content(path) -> str:
     """Hash of a file, or of all files below a folder (hidden files and done.json left out)."""
     path = Path(path)
     if path.is_file():
-        return sha256_file(path)
+        return file_hash(path)
     if not path.is_dir():
         return "missing"
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != NAME and not file.name.startswith("."))
-    return fingerprint([(str(file.relative_to(path)), sha256_file(file)) for file in files])
+    return fingerprint([(str(file.relative_to(path)), file_hash(file)) for file in files])
 
 
 def step_key(options: dict, inputs=()) -> str:

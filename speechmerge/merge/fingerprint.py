@@ -1,47 +1,17 @@
 """What makes two bases the same: the content of their weights, however they are sharded, stored or named on disk.
 
-Hashing reads whole files, so it happens only where two claims must be compared or something is recorded, in the
-background, and what was hashed is remembered by path, size and time of change.
+Hashing reads whole files, so it happens only where two claims must be compared or something is recorded.
 """
 import hashlib
 import json
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import sha256_file, update_json
+from speechmerge.hashes import ContentHash, remembered
 from speechmerge.merge.checkpoint import Checkpoint, resolve_model_dir
 from speechmerge.merge.safetensors_file import read_bytes
-
-
-class ContentHash:
-    """sha256 of one file, or of the digests of several; `start()` computes it in the background, `value()` waits."""
-
-    def __init__(self, paths):
-        self.paths = [Path(path) for path in paths]
-        self._thread = self._value = None
-
-    def start(self):
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._compute, daemon=True)
-            self._thread.start()
-
-    def value(self) -> str:
-        self.start()
-        self._thread.join()
-        if isinstance(self._value, OSError):
-            raise SpeechMergeError(f"{self.paths[0].parent}: cannot be read ({self._value.strerror})") from self._value
-        return self._value
-
-    def _compute(self):
-        try:
-            digests = [remembered([path], lambda: sha256_file(path)) for path in self.paths]
-        except OSError as error:
-            self._value = error
-            return
-        self._value = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def settle(data):
@@ -58,7 +28,7 @@ def settle(data):
 def model_fingerprint(source) -> str:
     """sha256 over name, type, shape and bytes of every tensor of a model (folder, file or cached hub id), by name."""
     checkpoint = Checkpoint(source)
-    return remembered(checkpoint.files, lambda: _hash(checkpoint), "model")
+    return remembered(checkpoint.files, "model", lambda: _hash(checkpoint))
 
 
 def _hash(checkpoint: Checkpoint) -> str:
@@ -68,32 +38,6 @@ def _hash(checkpoint: Checkpoint) -> str:
         for block in read_bytes(entry):
             digest.update(block)
     return digest.hexdigest()
-
-
-def remembered(paths, compute, kind: str = "file") -> str:
-    """compute(), unless files of the same paths, sizes and times of change were hashed before."""
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    key = hashlib.sha256(json.dumps([kind, *stats]).encode()).hexdigest()
-    return _recall(key) or _remember(key, compute())
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speechmerge" / "fingerprints.json"
-
-
-def _recall(key: str) -> str | None:
-    try:
-        return json.loads(_cache().read_text()).get(key)
-    except (OSError, ValueError):
-        return None  # no cache, or a damaged one: the hash is computed
-
-
-def _remember(key: str, value: str) -> str:
-    try:
-        update_json(_cache(), key, value)
-    except (OSError, SpeechMergeError):
-        return value  # a home that cannot be written costs time, not correctness
-    return value
 
 
 @dataclass(frozen=True)

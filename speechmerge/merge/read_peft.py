@@ -9,9 +9,10 @@ from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
+from speechmerge.hashes import ContentHash
 from speechmerge.merge.checkpoint import Checkpoint
 from speechmerge.merge.delta import Computed, Dense, LowRank, Stored, floats
-from speechmerge.merge.fingerprint import Base, ContentHash, given_base
+from speechmerge.merge.fingerprint import Base, given_base
 from speechmerge.merge.read import base_folder, difference, our_notes
 from speechmerge.merge.safetensors_file import FLOATS, read_header
 from speechmerge.merge.task_vector import TaskVector

@@ -7,8 +7,9 @@
 from dataclasses import dataclass, field
 
 from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.hashes import ContentHash
 from speechmerge.merge.compute import Tensors, computing
-from speechmerge.merge.fingerprint import ContentHash, common_base, settle
+from speechmerge.merge.fingerprint import common_base, settle
 from speechmerge.merge.method import Method
 from speechmerge.merge.read import read
 from speechmerge.merge.registry import METHODS
