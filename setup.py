@@ -35,6 +35,7 @@ setup(
         "soundfile>=0.13",
         "numpy>=1.26",
         "scikit-learn>=1.5",
+        "optuna>=4",  # Bayesian search of merge-sweep
         "matplotlib>=3.9",
         "jinja2>=3.1",
         "tqdm>=4.66",

@@ -104,7 +104,7 @@ def test_an_unfinished_sweep_goes_on(capsys):
     (["--grid", "scale=0.5", "--split", "test"], "--allow-test-selection"),
     (["--grid", "scal=0.5"], "did you mean 'scale'"),
     (["--grid", "scale=-0.5", "--constraint-nonnegative", "true"], "the grid has scale=-0.5"),
-    (["--search-type", "bayes"], "'bayes' is not there yet"),
+    (["--search-type", "bayes"], "search.space: nothing to search"),
     ([], "nothing to search"),
     (["--search", "{type: grid, gird: {scale: [1]}}"], "search.gird: unknown key"),
 ])

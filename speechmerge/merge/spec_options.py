@@ -1,5 +1,6 @@
 """The keys of a :class:`speechmerge.merge.spec.MergeSpec` as command line options of merge and merge-sweep."""
 import argparse
+import json
 
 from speechmerge.options import CommaList, key_value, mapping_or_value
 
@@ -85,3 +86,19 @@ def search_of(args) -> dict | None:
     search = mapping("search", args.search or {})
     others = {key for kind in SEARCHES for key in keys_of(kind)} - set(keys_of(args.search_type) if args.search_type in SEARCHES else ())
     return {**{key: value for key, value in search.items() if key not in others}, "type": args.search_type}
+
+
+def words_of(spec) -> list[str]:
+    """The options of `speechmerge merge` that give the same merge."""
+    from dataclasses import fields
+
+    from speechmerge.merge.spec import SEARCH_KEYS, MergeSpec
+
+    words = []
+    for item in fields(MergeSpec):
+        value = getattr(spec, item.name)
+        if value in (None, [], {}) or value == item.default or item.name in (*SEARCH_KEYS, "optimizer", "device"):
+            continue
+        words.append("--" + item.name.replace("_", "-"))
+        words += value if item.name == "adapters" else [value if isinstance(value, str) else json.dumps(value)]
+    return words

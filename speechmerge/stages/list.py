@@ -1,8 +1,9 @@
-"""speechmerge list methods | tasks | corpora | models | adapters: what is there, read from the code or from exp/."""
+"""speechmerge list methods | policies | transforms | tasks | corpora | models | adapters: what is there, from code or exp/."""
 import inspect
 
-HELP = "print the registered methods, tasks, corpora or model families, or the trained adapters"
-REGISTRIES = {"methods": "speechmerge.merge:METHODS", "tasks": "speechmerge.tasks:TASKS",
+HELP = "print the registered methods, policies, transforms, tasks, corpora or model families, or the trained adapters"
+REGISTRIES = {"methods": "speechmerge.merge:METHODS", "policies": "speechmerge.merge.registry:POLICIES",
+              "transforms": "speechmerge.merge.registry:TRANSFORMS", "tasks": "speechmerge.tasks:TASKS",
               "corpora": "speechmerge.corpora:CORPORA", "models": "speechmerge.models:FAMILIES"}
 
 

@@ -6,7 +6,7 @@ A new policy is one file in this package:
     class DecoderOnly(Policy):
         \"\"\"`value` in the decoder, 0 elsewhere.\"\"\"
 
-        keys = (Key("value", "strength in the decoder"),)
+        parameters = (Key("value", "strength in the decoder"),)
 
         def __call__(self, name):
             return self.values["value"] if "decoder" in name else 0.0
@@ -41,11 +41,11 @@ class Policy:
     """`given`: what stands in the config below the key path `where`, without `type`. The constructor checks what can be
     checked without adapters, `prepare` what needs the names of their parameters; then policy(name) is the strength."""
 
-    keys: tuple[Key, ...] = ()
+    parameters: tuple[Key, ...] = ()
 
     def __init__(self, given: dict, where: str = "lambda_policy"):
-        known_keys(where, given, [key.name for key in self.keys])
-        for key in self.keys:
+        known_keys(where, given, [key.name for key in self.parameters])
+        for key in self.parameters:
             if key.required and key.name not in given:
                 raise UsageError(f"{where}.{key.name}: missing; it is the {key.help}")
         self.given, self.where = given, where
@@ -63,7 +63,7 @@ class Policy:
         type; `default` is the method's own. UsageError for wrong values, and for places that these names do not have."""
         self.read = read
         self.values = {place: read(f"{self.where}.{place}", value) for place, value in self.strengths().items()}
-        if DEFAULT in self.keys and self.values.setdefault("default", default) is None:
+        if DEFAULT in self.parameters and self.values.setdefault("default", default) is None:
             raise UsageError(f"{self.where}.default: missing, and the method has no value of its own")
         self.survey(sorted(names))
         return self

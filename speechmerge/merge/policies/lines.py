@@ -19,7 +19,7 @@ NUMBERS = (Parameter("alpha", float, 0.0, "strength of the first block and outsi
 class Lines(Policy):
     """LiNeS: alpha + beta * l / (L - 1) at block l of L, encoder and decoder apart; alpha outside blocks."""
 
-    keys = tuple(Key(number.name, number.help, required=True) for number in NUMBERS)
+    parameters = tuple(Key(number.name, number.help, required=True) for number in NUMBERS)
 
     def check(self):
         self.alpha, self.beta = (leaf(f"{self.where}.{number.name}", number, self.given[number.name]) for number in NUMBERS)

@@ -26,7 +26,7 @@ RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 class PerLayer(Policy):
     """A default, and overrides by block index or range, for all parts or for encoder and decoder apart."""
 
-    keys = (DEFAULT, Key("overrides", "{encoder: {0: 0.2, 1-3: 0.4}, decoder: {11: 0.8}}, or {0: 0.2} for all parts", required=True))
+    parameters = (DEFAULT, Key("overrides", "{encoder: {0: 0.2, 1-3: 0.4}, decoder: {11: 0.8}}, or {0: 0.2} for all parts", required=True))
 
     def check(self):
         self.places: dict[tuple[str | None, int], str] = {}  # (part, None: all parts; block) -> place of its strength

@@ -20,7 +20,7 @@ from speechmerge.merge.registry import POLICIES
 class PerModule(Policy):
     """A default, and overrides by regular expression for the end of the module's name."""
 
-    keys = (DEFAULT, Key("overrides", '{q_proj: 0.8, "fc[12]": 0.2}: patterns for the ends of module names', required=True))
+    parameters = (DEFAULT, Key("overrides", '{q_proj: 0.8, "fc[12]": 0.2}: patterns for the ends of module names', required=True))
 
     def check(self):
         self.patterns = {}

@@ -7,7 +7,7 @@ from speechmerge.merge.registry import POLICIES
 class Scalar(Policy):
     """The same strength everywhere; a bare number stands for it."""
 
-    keys = (Key("value", "strength of all parameters", required=True),)
+    parameters = (Key("value", "strength of all parameters", required=True),)
 
     def __call__(self, name):
         return self.values["value"]
