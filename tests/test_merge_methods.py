@@ -11,7 +11,7 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.merge import METHODS
 from speechmerge.merge.delta import Dense, LowRank
 from speechmerge.merge.fingerprint import Base
-from speechmerge.merge.method import Method
+from speechmerge.merge.method import Elementwise
 from speechmerge.merge.task_vector import TaskVector
 
 BASE = Base("base", "f" * 64)
@@ -232,7 +232,7 @@ def test_masks_do_not_depend_on_the_hash_seed_or_threads():
     ("weighted_delta_n", {}, "'coefficients' is required"),
     ("weighted_delta_n", {"coefficients": [1, 2, 3]}, "has 3 numbers, expected 2"),
     ("cat", {"weights": [1.0]}, "weights has 1 numbers, expected 2"),
-    ("uniform", {"scale": 1}, "unknown parameter 'scale'; known: none"),
+    ("uniform", {"scale": 1}, "unknown parameter 'scale'; known: lambda, mode"),
 ])
 def test_wrong_parameters_are_refused_by_name(method, params, message):
     with pytest.raises(UsageError, match=message.replace("|", r"\|")):
@@ -285,11 +285,11 @@ def test_tags_are_short_safe_and_tell_merges_apart():
 
 def test_a_method_can_come_from_outside():
     @METHODS.register("median_of_test")
-    class Median(Method):
+    class Median(Elementwise):
         """Element-wise median."""
 
-        def merge(self, name, deltas):
-            return self.elementwise(deltas, lambda tensors: torch.stack(tensors).median(0).values)
+        def combine(self, block, tensors):
+            return torch.stack(tensors).median(0).values
 
     merged = speechmerge.merge([dense([1.0, 5.0]), dense([2.0, -5.0]), dense([9.0, 0.0])], method="median_of_test")
     assert flat(merged).tolist() == [2.0, 0.0]
@@ -303,6 +303,6 @@ def test_importing_and_listing_need_no_torch():
 def test_coefficients_by_name_of_the_adapter():
     rule = METHODS.get("weighted")
     named = {"coefficients": {"emotion": 0.2, "asr": 0.7, "kws": 0.1}}
-    assert rule("weighted", ["asr", "emotion"], named).numbers == [0.7, 0.2]
+    assert rule("weighted", ["asr", "emotion"], named).coefficients("w") == [0.7, 0.2]
     with pytest.raises(UsageError, match="coefficients says nothing of 'emotoin'; did you mean 'emotion'"):
         rule("weighted", ["asr", "emotoin"], named)

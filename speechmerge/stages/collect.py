@@ -23,6 +23,8 @@ def run(args):
 
     vectors = [read(path) for path in args.adapters]
     names = names_of(args, [vector.task for vector in vectors])
+    for vector in vectors:
+        vector.norm()  # reads every value, and refuses what is not finite
     base = common_base([vector.base for vector in vectors], args.adapters)
     known = known_adapters(args.exp_dir)
     for name, path in zip(names, args.adapters):
