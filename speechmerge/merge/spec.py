@@ -24,7 +24,7 @@ from speechmerge.options import split_name
 from speechmerge.registry import nearest
 
 MODES = ("common", "strict")
-SAVED_AS = ("lora", "full", "delta")
+SAVED_AS = ("lora", "full", "delta", "none")
 OPTIMIZERS = ("none", "bayes", "adamerging", "gradient", "supermerge", "regret_smoothmax")
 SEARCH_KEYS = ("search", "eval_tasks", "split", "save_merged", "eval_subset", "constraint_nonnegative")  # merge-sweep's alone
 RESULT_KEYS = ("save", "rank", "output_dir")  # of merge, and of the best point of merge-sweep --save-merged true

@@ -25,7 +25,7 @@ def add_arguments(parser, method: str = "uniform", searching: bool = False):
     key("--optimizer", "{type: none}", "how coefficients are learned; none is what there is")
     parser.add_argument("--base", help="folder of the base model; needed for DoRA, full models and --save full where it cannot "
                         "be found")
-    key("--save", "lora|full|delta", "a PEFT adapter, a whole model, or the deltas", default="lora")
+    key("--save", "lora|full|delta|none", "a PEFT adapter, a whole model, the deltas, or nothing: made in memory when used", default="lora")
     key("--rank", "R", "largest rank of the adapter; what it loses is reported. Default: as much as is needed")
     parser.add_argument("--output-dir", help="default: exp/merged/<method>/<task_combo>/runs/run_<time>")
     key("--threads", "N", "threads to merge with; changes no result. Default: one per core")
