@@ -1,10 +1,11 @@
 """speechmerge evaluate-merged --adapter-path DIR | --method ties --tasks asr kws --run-id latest, --split test
+speechmerge evaluate-merged --adapters asr kws --method ties --param k=10 --split test     in memory, no weights written
 
 Decodes the merge, the base and the single adapters on the merged tasks (what is there is kept), prints the comparison and
 writes eval_results_<split>.json beside the merge.
 """
 from speechmerge.models.options import add_model_arguments
-from speechmerge.options import CommaList, boolean, split_name
+from speechmerge.options import CommaList, boolean, key_value, split_name
 from speechmerge.stages.decode import add_decode_arguments
 
 HELP = "decode and score a saved merge against the base and the single adapters"
@@ -13,7 +14,11 @@ HELP = "decode and score a saved merge against the base and the single adapters"
 def add_arguments(parser):
     which = parser.add_argument_group("which merge")
     which.add_argument("--adapter-path", help="its folder, or its tag")
-    which.add_argument("--method", help="or: the method ...")
+    which.add_argument("--adapters", nargs="+", action=CommaList,
+                       help="or: merge these in memory by --method; only metadata and results are written")
+    which.add_argument("--param", type=key_value, action="append", default=[], metavar="KEY=VALUE",
+                       help="of the method, for --adapters; repeatable. Anything else (policies, transforms): merge --save none")
+    which.add_argument("--method", help="or: the method of a saved merge ...")
     which.add_argument("--tasks", nargs="+", action=CommaList, help="... the adapters that were merged ...")
     which.add_argument("--run-id", default="latest", help="... and run_<time> below exp/merged/<method>/<tasks>/runs, or latest")
     parser.add_argument("--eval-tasks", nargs="+", action=CommaList, help="tasks or sets to evaluate on; default: those merged")
@@ -30,12 +35,26 @@ def run(args):
     from speechmerge.systems import find_systems
 
     if bool(args.adapter_path) == bool(args.method):
-        raise UsageError("evaluate-merged: name the merge by --adapter-path DIR, or by --method M --tasks A B --run-id latest")
-    folder = args.adapter_path or str(find_run(args.exp_dir, args.method, args.tasks, args.run_id))
+        raise UsageError("evaluate-merged: name the merge by --adapter-path DIR, by --method M --tasks A B --run-id latest, or "
+                         "by --adapters A B --method M")
+    folder = args.adapter_path or str(merge_in_memory(args) if args.adapters else find_run(args.exp_dir, args.method, args.tasks, args.run_id))
     [system] = find_systems([folder], args.exp_dir)
     if system.kind != "merged":
         raise UsageError(f"evaluate-merged: {folder} holds no merge_metadata.json; use `speechmerge evaluate` for {system.kind}s")
     print_comparison(compare(system, args), system)
+
+
+def merge_in_memory(args):
+    """The run bundle of a merge whose weights are made when it is decoded."""
+    from speechmerge.merge.spec import MergeSpec
+    from speechmerge.stages.merge import merged_folder, prepared
+    from speechmerge.systems import find_adapters
+
+    spec = MergeSpec.of({"adapters": args.adapters, "method": args.method, "method_params": dict(args.param), "save": "none"})
+    spec.check_runnable("merge")
+    systems = find_adapters(spec.adapters, args.exp_dir)
+    folder, _ = merged_folder(spec, prepared(spec, systems), systems, args.exp_dir)
+    return folder
 
 
 def find_run(exp_dir, method: str, names, run_id: str):
