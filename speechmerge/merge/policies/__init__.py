@@ -77,13 +77,17 @@ class Policy:
 
 
 def normalised(given, where: str = "lambda_policy") -> dict:
-    """A policy as `{type: ..., ...}`; a bare number or list stands for a scalar policy."""
+    """A policy as `{type: ..., ...}`, all keys texts, as in the JSON of its metadata; a bare number or list is a scalar one."""
     if not isinstance(given, dict):
         return {"type": "scalar", "value": given}
     if given.get("type") not in POLICIES.names():
         found = f"unknown lambda policy {given['type']!r}" if "type" in given else "missing"
         raise UsageError(f"{where}.type: {found}; {nearest(str(given.get('type')), POLICIES.names())}")
-    return given
+    return _with_text_keys(given)
+
+
+def _with_text_keys(value):
+    return {str(key): _with_text_keys(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def policy_of(given, where: str = "lambda_policy") -> Policy:

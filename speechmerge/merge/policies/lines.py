@@ -3,7 +3,8 @@
     strength of block l = alpha + beta * l / (L - 1),  l = 0 .. L-1, for encoder and decoder apart; outside blocks alpha
 
 One adapter: beta = 1 - alpha keeps the last block as it is. Several: alpha = (||sum_t tau_t||_1 / ||tau_merged||_1) / T in the
-paper, beta chosen on validation. L is the highest block index that is merged, + 1.
+paper, beta chosen on validation. L is the highest block index that is merged, + 1; a single
+block is the last one.
 """
 from speechmerge.merge.checks import leaf
 from speechmerge.merge.layers import block_of, depths
@@ -31,7 +32,7 @@ class Lines(Policy):
         last = {part: depth - 1 for part, depth in depths(names).items()}
         for block in sorted({block for block in map(block_of, names) if block}):
             part, index = block
-            value = self.alpha + self.beta * index / last[part] if index else self.alpha
+            value = self.alpha + self.beta * (index / last[part] if last[part] else 1.0)
             self.values[block] = self.read(f"{self.where} at block {index} of {part or 'the model'}", value)
 
     def __call__(self, name):
