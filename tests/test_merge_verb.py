@@ -75,16 +75,11 @@ def test_a_finished_merge_is_used_again(recipe, capsys):
     assert merge(*words, "0.5") == 0 and len(runs()) == 5
 
 
-def test_a_config_file_and_the_canonical_ones(recipe):
+def test_a_config_file_under_options(recipe):
     Path("my.yaml").write_text("method: ties\nadapters: [asr, kws]\nmethod_params: {k: 30, lambda: 0.7}\nrank: 4\n")
     assert merge("--config", "my.yaml", "--param", "k=50") == 0
     metadata = read_json(runs("ties", "asr_kws")[0] / "merge_metadata.json")
-    assert metadata["params"] == {"k": 50.0, "lambda": 0.7, "trim": "all"} and metadata["requested_rank"] == 4
-    for config in sorted((ROOT / "conf" / "merge").glob("*.yaml")):
-        assert (
-            merge("--config", str(config), "--adapters", "asr", "emotion", "--output-dir", f"out/{config.stem}") == 0
-        ), config
-    assert len(list(Path("out").iterdir())) >= 6
+    assert (metadata["params"]["k"], metadata["params"]["lambda"], metadata["requested_rank"]) == (50.0, 0.7, 4)
 
 
 def test_folders_that_share_a_name(recipe):

@@ -170,7 +170,7 @@ def put(values: dict, path: str, value):
         if isinstance(place, list):
             word = int(word) if word.isdigit() else len(place)
             if word >= len(place):
-                raise UsageError(f"{path}: there are only {len(place)} items")
+                raise UsageError(f"{path}: there are {len(place)} items, counted from 0")
         elif isinstance(place, dict):
             word = next((key for key in place if str(key) == word), word)  # blocks may be numbers or texts
         else:
@@ -239,5 +239,5 @@ READERS = {
     "rank": typed(int, "largest rank of the adapter", low=1),
     "base": read_text,
     "threads": typed(int, "threads to merge with", low=1),
-    "device": read_text,
+    "device": lambda path, value: None if value == "auto" else read_text(path, value),  # auto: the model's, of merge-sweep
 }

@@ -29,6 +29,8 @@ def add_arguments(parser, method: str = "uniform", searching: bool = False):
     key("--rank", "R", "largest rank of the adapter; what it loses is reported. Default: as much as is needed")
     parser.add_argument("--output-dir", help="default: exp/merged/<method>/<task_combo>/runs/run_<time>")
     key("--threads", "N", "threads to merge with; changes no result. Default: one per core")
+    if not searching:  # there it is the model's
+        parser.add_argument("--device", help="cpu, cuda or cuda:N: where the merge is computed. Default: cpu")
     add_search_arguments(parser, searching)
 
 

@@ -4,7 +4,7 @@ speechmerge merge-sweep --config conf/merge/weighted_delta_sweep_bayes.yaml --ad
 Scores every point of a grid, or those that a Bayesian search proposes, on the validation split and ranks them by max-min
 interference_delta: exp/merged/<method>/<task_combo>/sweeps/sweep_<time>.json. Killed, the same command goes on where it was.
 """
-from speechmerge.merge.legacy import translate  # noqa: F401 - of config files of older schemas, by the command line
+from speechmerge.merge.legacy import translate  # noqa: F401  the command line reads older configs through it
 from speechmerge.merge.spec_options import add_arguments as add_spec_arguments
 from speechmerge.merge.spec_options import spec_of, words_of
 from speechmerge.models.options import add_model_arguments
@@ -27,10 +27,10 @@ def add_arguments(parser):
 
 
 def run(args):
-    from speechmerge.sweep import Sweep
-
     spec = spec_of(args)
     check(spec, args)
+    from speechmerge.sweep import Sweep  # and torch, after everything that can be refused without
+
     summary = Sweep(spec, args).run()
     print_summary(summary)
     if spec.save_merged:
