@@ -17,7 +17,7 @@ REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
 def leading(matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest eigenvalues [count], descending, and their vectors [n, count] of a symmetric matrix [n, n]."""
+    """The `count` largest eigenvalues [count], descending, and vectors [n, count] of a symmetric matrix [n, n]."""
     routine = _routine(matrix.dtype) if matrix.device.type == "cpu" and 0 < count <= len(matrix) // FEW else None
     found = _call(routine, matrix, count) if routine else None
     if found is None:

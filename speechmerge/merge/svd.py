@@ -59,9 +59,12 @@ def recompress(delta: Delta, rank: int | None = None) -> Recompressed:
     The factors are float32, each with the square root of the singular values. Rank 0 is written as zeros of rank 1.
     """
     found = decompose(delta, rank)
+    return Recompressed(low_rank(found, delta.shape), found.lost, found.norm)
+
+
+def low_rank(found: SVD, shape) -> LowRank:
     root = found.values.sqrt()
-    B, A = (found.left * root).float(), (root[:, None] * found.right).float()
-    return Recompressed(LowRank(B, A, 1.0, delta.shape), found.lost, found.norm)
+    return LowRank((found.left * root).float(), (root[:, None] * found.right).float(), 1.0, shape)
 
 
 def truncate(delta: Delta, rank: int) -> LowRank:
