@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechmerge.errors import SpeechMergeError
+from speechmerge.merge.compute import Tensors
 from speechmerge.merge.delta import Computed, Dense, LowRank, concatenate
 from speechmerge.merge.fingerprint import Base
 from speechmerge.merge.svd import recompress
 from speechmerge.merge.task_vector import TaskVector
-from speechmerge.merge.threshold import magnitude_threshold
+from speechmerge.merge.threshold import magnitude_thresholds
 
 
 def low_rank(seed, m=20, n=24, r=3, scale=1.5, shape=None):
@@ -142,15 +143,15 @@ def test_threshold_is_the_sorted_one(percent):
     generator = torch.Generator().manual_seed(5)
     tensors = [torch.randn(31, 17, generator=generator) * 10.0 ** exponent for exponent in (-20, -3, 0, 0, 4)]
     tensors[2][:5] = 0
-    threshold = magnitude_threshold(lambda: [(str(i), Dense(tensor)) for i, tensor in enumerate(tensors)], percent)
+    everywhere = Tensors({str(i): [Dense(tensor)] for i, tensor in enumerate(tensors)})
+    [threshold] = magnitude_thresholds(everywhere, percent)
     everything = np.sort(np.abs(np.concatenate([tensor.numpy().ravel() for tensor in tensors])))[::-1]
     keep = int(len(everything) * percent / 100 + 1e-9)
-    assert threshold == (everything[keep - 1] if keep else np.inf)
+    assert threshold == (np.inf if keep == 0 else 0 if keep == len(everything) else everything[keep - 1])
 
 
 def test_threshold_of_thirty_percent_of_ten_keeps_three():
-    tensors = [("w", Dense(torch.arange(1.0, 11.0)))]
-    assert magnitude_threshold(lambda: tensors, 30) == 8.0
+    assert magnitude_thresholds(Tensors({"w": [Dense(torch.arange(1.0, 11.0))]}), 30) == [8.0]
 
 
 def vector(seed, names=("a.weight", "b.weight"), fingerprint="f" * 64, **about):

@@ -1,66 +1,106 @@
-"""TIES (arXiv 2306.01708): trim, elect a sign per element, average those that agree.
+"""TIES (arXiv 2306.01708): trim, elect a sign per element, merge those that agree.
 
-What implementations do differently is chosen here as in the paper: the threshold is taken over all merged parameters of
-an adapter together (`trim: tensor` trims each alone, as mergekit and PEFT do); exactly floor(k% of N) elements are
-kept, and more only where magnitudes at the threshold are equal, so that the result depends on no order; where the
-trimmed values sum to zero the majority sign of all elements decides, and where that is zero too, the element is zero.
-Deltas are the true products B A; parameters that no adapter changes are not counted in N.
+    trim   each task vector to its k % largest magnitudes
+    elect  gamma = sign(sum_t trimmed_t) per element
+    merge  lambda * mean of the trimmed values whose sign is gamma
+
+What implementations do differently, and what is chosen:
+
+- The threshold is taken over all merged parameters of an adapter together, as in the paper; `trim: tensor` takes one
+  for each parameter, as mergekit and PEFT do. Parameters that no adapter changes are not counted.
+- Exactly floor(k % of N) elements are kept, and more only where magnitudes at the threshold are equal, so that no order
+  matters. mergekit and PEFT cut equal magnitudes off by position, the authors' code keeps one element more.
+- Where the trimmed values cancel, the sign is that of the sum of all gammas, as in the authors' code, and the element 0
+  where that sum is 0 too. `zero_sum: positive` takes +, as mergekit and PEFT do, and saves a pass over all inputs.
+- `elect: count` counts signs instead of adding values: mergekit's and PEFT's other choice ("count", "frequency").
+- `merge_func: sum` and `max` are the authors' dis-sum (AdaMerging++, Consensus TIES; mergekit's `normalize: false`) and
+  dis-max.
+- `weights` multiply the trimmed vectors before the election, and the mean is weighted by them: mergekit's `weight`.
+  PEFT divides by the number of values that agree instead, which is weights and `merge_func: sum` up to that number.
+
+Deltas are the true products B A; PEFT's `ties` trims A and B apart, which is another method.
 """
-from speechmerge.merge.method import Method
-from speechmerge.merge.parameters import Parameter
+from speechmerge.merge.method import Elementwise, check_count
+from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
+
+WEIGHTS = Parameter("weights", "floats", None, "one weight per adapter; equal where not given", low=0)
+ELECTION = (
+    Parameter("merge_func", ("mean", "sum", "max"), "mean", "what is done with the values of the elected sign"),
+    Parameter("elect", ("sum", "count"), "sum", "the sign of the sum of values, or of the majority of them"),
+    Parameter("zero_sum", ("majority", "positive"), "majority", "the sign where values cancel: the model's, or +"),
+    WEIGHTS,
+)
+
+
+class Sparsified(Elementwise):
+    """Shared by the methods that first take values away from each input, in `sparsify`, and then merge what is left."""
+
+    strength = "lambda"
+    boost = 1.0  # factor that all values that are left have in common
+
+    def check(self):
+        if self.values["weights"] is not None:
+            check_count(self.name, "weights", self.values["weights"], self.labels)
+
+    def sparsify(self, block, tensors):
+        """The inputs' blocks without what is not to be merged; they may be changed in place."""
+        return tensors
+
+    def fuse(self, tensors):
+        """One block of the sparsified ones."""
+        raise NotImplementedError
+
+    def combine(self, block, tensors):
+        merged, factor = self.fuse(self.sparsify(block, tensors)), self.strength_at(block.name) * self.boost
+        return merged if factor == 1 else merged.mul_(factor)
+
+
+class SignElection(Sparsified):
+    """Shared by all methods that end in TIES' election."""
+
+    parameters = (LAMBDA, *ELECTION)
+
+    def survey(self, tensors):
+        """Find the sign of elements whose values cancel."""
+        self.zero_sign = 1
+        if self.values["zero_sum"] == "majority" and len(self.labels) > 1:
+            votes = sum(tensors.map_blocks(lambda block, inputs: self.votes(self.sparsify(block, inputs))))
+            self.zero_sign = (votes > 0) - (votes < 0)
+
+    def votes(self, tensors) -> int:
+        from speechmerge.merge.signs import sum_of_signs
+
+        return sum_of_signs(tensors, self.values["elect"], self.values["weights"])
+
+    def fuse(self, tensors):
+        from speechmerge.merge.signs import disjoint_merge
+
+        rule, elect, weights = (self.values[key] for key in ("merge_func", "elect", "weights"))
+        return disjoint_merge(tensors, self.zero_sign, rule, elect, weights)
 
 
 @METHODS.register("ties")
-class Ties(Method):
+class Ties(SignElection):
     """Trim to the k % largest magnitudes, elect signs, mean of the values that agree, times lambda."""
 
     parameters = (
         Parameter("k", float, 20.0, "percent of each task vector that is kept", low=0, high=100),
-        Parameter("lambda", float, 1.0, "scale of the merged task vector"),
+        LAMBDA,
         Parameter("trim", ("all", "tensor"), "all", "one threshold over all parameters, or one for each"),
+        *ELECTION,
     )
 
     def survey(self, tensors):
-        from speechmerge.merge.threshold import magnitude_threshold
+        from speechmerge.merge.threshold import magnitude_thresholds
 
-        self._majority, self._tensors = None, tensors
-        if self.values["trim"] == "all":
-            self.thresholds = [
-                magnitude_threshold(lambda: tensors(i), self.values["k"]) for i in range(len(self.labels))
-            ]
+        groups = [tensors.names] if self.values["trim"] == "all" else [[name] for name in tensors.names]
+        self.thresholds = {}  # parameter -> one per input
+        for names in groups:
+            self.thresholds.update(dict.fromkeys(names, magnitude_thresholds(tensors, self.values["k"], names)))
+        super().survey(tensors)
 
-    def trimmed(self, index: int, name: str, delta):
-        """Task vector `index`, parameter `name`, without its small values; float32."""
-        from speechmerge.merge.threshold import magnitude_threshold
+    def sparsify(self, block, tensors):
+        from speechmerge.merge.signs import trim_
 
-        tensor = delta.dense()
-        if self.values["trim"] == "all":
-            threshold = self.thresholds[index]
-        else:
-            from speechmerge.merge.delta import Dense
-
-            threshold = magnitude_threshold(lambda: [(name, Dense(tensor))], self.values["k"])
-        return tensor * (tensor.abs() >= threshold)
-
-    def merge(self, name, deltas):
-        from speechmerge.merge.delta import Deferred
-        from speechmerge.merge.signs import disjoint_mean
-
-        def compute():
-            trimmed = [self.trimmed(index, name, delta) for index, delta in enumerate(deltas)]
-            return disjoint_mean(trimmed, self.majority) * self.values["lambda"]
-
-        return Deferred(deltas[0].shape, compute)
-
-    def majority(self) -> int:
-        """Sign of the sum of all elected signs; computed only where an element needs it, which is rare."""
-        from speechmerge.merge.signs import sum_of_signs
-
-        if self._majority is None:
-            rows = zip(*(self._tensors(index) for index in range(len(self.labels))))
-            total = sum(
-                sum_of_signs([self.trimmed(i, name, delta) for i, (name, delta) in enumerate(row)]) for row in rows
-            )
-            self._majority = (total > 0) - (total < 0)
-        return self._majority
+        return [trim_(tensor, threshold) for tensor, threshold in zip(tensors, self.thresholds[block.name])]

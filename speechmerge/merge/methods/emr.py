@@ -1,0 +1,148 @@
+"""EMR merging (arXiv 2405.17461): one unified task vector, and for each task a bit mask and a number.
+
+    gamma     = sign(sum_t tau_t)
+    unified   = gamma * max_t |tau_t| over the tasks whose sign is gamma
+    mask_t    = tau_t * gamma > 0
+    rescale_t = sum |tau_t| / sum |mask_t * unified|,  both over the whole vector
+    task t gets rescale_t * mask_t * unified
+
+It needs to know the task, so it is for a router: T adapters cost one vector and T bits per value. Without `task` the
+result is the unified vector, and saving writes `masks.safetensors` beside it; `vector_of_task` gives a task's vector
+back. With `task` the result is that task's vector at once. The authors' code adds up means per parameter for rescale,
+by which a bias counts as much as a matrix, and takes gamma = -1 where the sum is 0; here it is the formulas' sum, and
+gamma = 0. """
+from dataclasses import dataclass, replace
+
+from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.merge.method import Elementwise
+from speechmerge.merge.parameters import LAMBDA, Parameter
+from speechmerge.merge.registry import METHODS
+from speechmerge.registry import nearest
+
+MASKS = "masks.safetensors"
+
+
+@dataclass(frozen=True)
+class Label(Parameter):
+    """The name of an adapter."""
+
+    def _expected(self):
+        return "name of an adapter"
+
+    def _convert(self, value):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(value)
+        return value
+
+
+TASK = Label("task", str, None, "the adapter whose vector is wanted; without it the unified vector, with all masks")
+
+
+class TaskMasks(Elementwise):
+    """Shared by the methods for routers: one vector for all tasks, and what a task takes of it."""
+
+    strength = "lambda"
+    rescale = 1.0  # of the wanted task
+
+    def check(self):
+        super().check()
+        self.tasks = [label if self.labels.index(label) == place else f"{label}#{self.labels[:place].count(label) + 1}"
+                      for place, label in enumerate(self.labels)]
+        task = self.values["task"]
+        if task is not None and task not in self.tasks:
+            raise UsageError(f"method {self.name}: task: no adapter {task!r}; {nearest(task, self.tasks)}")
+        self.wanted = [] if task is None else [self.tasks.index(task)]
+
+    def unified_and_masks(self, tensors, indices):
+        """(the vector for all tasks, [mask as 0.0 and 1.0 for each of `indices`])."""
+        raise NotImplementedError
+
+    def combine(self, block, tensors):
+        unified, masks = self.unified_and_masks(tensors, self.wanted)
+        for mask in masks:
+            unified.mul_(mask).mul_(self.rescale)
+        return unified.mul_(self.strength_at(block.name))
+
+    def side_file(self, tensors) -> dict:
+        """What `vector_of_task` needs, nothing where a task was given: "mask/TASK/PARAMETER" -> uint8, a bit for each
+        value, and "rescale/TASK" -> one float64.
+        """
+        if self.wanted:
+            return {}
+        import numpy as np
+
+        from speechmerge.merge.masks import pack
+
+        parts = {}
+        for name, masks in tensors.map_blocks(self.masks):
+            for task, mask in zip(self.tasks, masks):
+                parts.setdefault(f"mask/{task}/{name}", []).append(mask)
+        arrays = {key: pack(np.concatenate(blocks)) for key, blocks in parts.items()}
+        scales = self.rescales(tensors, range(len(self.tasks)))
+        return {**arrays, **{f"rescale/{task}": np.array([scale]) for task, scale in zip(self.tasks, scales)}}
+
+    def masks(self, block, tensors):
+        """(parameter, booleans of each task, flattened)."""
+        _, masks = self.unified_and_masks(tensors, range(len(tensors)))
+        return block.name, [mask.cpu().numpy().astype(bool).reshape(-1) for mask in masks]
+
+    def rescales(self, tensors, indices) -> list[float]:
+        """The number of each of `indices`."""
+        return [1.0 for _ in indices]
+
+
+@METHODS.register("emr")
+class Emr(TaskMasks):
+    """The largest values of the elected signs for all tasks, and a bit mask and a scale for each task."""
+
+    parameters = (TASK, LAMBDA)
+
+    def survey(self, tensors):
+        if self.wanted:
+            self.rescale = self.rescales(tensors, self.wanted)[0]
+
+    def unified_and_masks(self, tensors, indices):
+        from speechmerge.merge.signs import disjoint_merge
+
+        unified = disjoint_merge(tensors, zero_sign=0, rule="max")
+        return unified, [tensors[index].sign_().mul_(unified).gt_(0) for index in indices]
+
+    def rescales(self, tensors, indices) -> list[float]:
+        sums = [[0.0, 0.0] for _ in indices]
+        for norms in tensors.map_blocks(lambda block, inputs: self.norms(inputs, indices)):
+            for total, (own, unified) in zip(sums, norms):
+                total[0] += own
+                total[1] += unified
+        return [own / unified if unified else 1.0 for own, unified in sums]
+
+    def norms(self, tensors, indices):
+        """(sum |tau_t|, sum |mask_t * unified|) of a block for each of `indices`."""
+        from torch import float64
+        from torch.linalg import vector_norm
+
+        own = [vector_norm(tensors[index], 1, dtype=float64).item() for index in indices]
+        unified, masks = self.unified_and_masks(tensors, indices)
+        return [(size, vector_norm(mask.mul_(unified), 1, dtype=float64).item()) for size, mask in zip(own, masks)]
+
+
+def vector_of_task(vector, task: str, masks=None, base=None):
+    """The TaskVector of one task, from a merge by `emr` or `tall_mask` without `task`.
+
+    vector: the folder of the merge, or what was read of it. masks: the file, where it is not in that folder. base: as
+    for any other folder. Raises SpeechMergeError for a task that was not merged. Values are made when they are asked
+    for. """
+    from pathlib import Path
+
+    from speechmerge.merge.masks import Masked
+    from speechmerge.merge.read import read
+    from speechmerge.merge.safetensors_file import read_header, read_tensor
+
+    vector = read(vector, base)
+    path = Path(masks or Path(vector.origin) / MASKS)
+    entries = read_header(path)
+    if f"rescale/{task}" not in entries:
+        tasks = [key.removeprefix("rescale/") for key in entries if key.startswith("rescale/")]
+        raise SpeechMergeError(f"{path}: no task {task!r}; {nearest(task, tasks)}")
+    scale = read_tensor(entries[f"rescale/{task}"]).item()
+    deltas = {name: Masked(delta, entries[f"mask/{task}/{name}"], scale) for name, delta in vector.deltas.items()}
+    return replace(vector, deltas=deltas, task=task, details={"name": task, "of_merge": vector.label})
