@@ -183,11 +183,11 @@ class LowRank(Delta):
         return B if self.scale == 1 else B * self.scale, on_device(self.A).float()
 
     def loaded(self):
-        return LowRank(on_device(self.B).float(), on_device(self.A).float(), self.scale, self.shape)
+        return LowRank(*self.factors(), 1.0, self.shape)
 
     def block(self, start, stop):
-        B, A = on_device(self.B).float(), on_device(self.A).float()
-        return (B[start:stop] @ A).mul_(self.scale).reshape(stop - start, *self.shape[1:])
+        B, A = self.factors()
+        return (B[start:stop] @ A).reshape(stop - start, *self.shape[1:])
 
     def scaled(self, factor):
         return LowRank(self._B, self._A, self.scale * factor, self.shape)
