@@ -122,10 +122,12 @@ def _config_text(parser, config: dict) -> str:
     import yaml
 
     actions = {action.dest: action for action in parser._actions if action.option_strings}
-    words = {actions[key].option_strings[-1].lstrip("-"): _words(actions[key], value) for key, value in config.items() if value is not None}
-    return yaml.safe_dump(words)
+    given = {actions[key]: value for key, value in config.items() if value is not None}
+    options = {action.option_strings[-1].lstrip("-"): _words(action, value) for action, value in given.items()}
+    return yaml.safe_dump(options)
 
 
 def _words(action, value):
     """A config value as the words of an option; an option that reads YAML gets its value whole."""
-    return json.dumps(value, default=str) if action.type is mapping_or_value and action.nargs is None else as_argument(value)
+    whole = action.type is mapping_or_value and action.nargs is None
+    return json.dumps(value, default=str) if whole else as_argument(value)

@@ -4,8 +4,8 @@
     search.ask([])                          # {"scale": 0.2}
     search.ask([({"scale": 0.2}, -0.4)])    # {"scale": 0.5}; None after the last one
 
-A point is a pair (values by name, score to be maximised; None where it is undefined). Whatever is asked depends on nothing
-but the points so far, so that a search that was killed goes on as if it had not been.
+A point is a pair (values by name, score to be maximised; None where it is undefined). Whatever is asked depends on
+nothing but the points so far, so that a search that was killed goes on as if it had not been.
 """
 import itertools
 import json
@@ -17,8 +17,8 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json
 
 # what two sweeps must share for the points of one to say something about the other
-COMPARED = ("method", "merge_mode", "adapters", "split", "reading", "eval_tasks", "constraint_nonnegative", "eval_subset",
-            "method_params", "transforms", "lambda_policy")
+COMPARED = ("method", "merge_mode", "adapters", "split", "reading", "eval_tasks", "constraint_nonnegative",
+            "eval_subset", "method_params", "transforms", "lambda_policy")
 
 
 def searcher(search: dict):
@@ -40,14 +40,14 @@ class Grid:
 
 
 class Bayes:
-    """First `init_points` of a scrambled Sobol sequence, then the maxima of the expected improvement (Optuna's GPSampler)."""
+    """First `init_points` of a scrambled Sobol sequence, then maxima of expected improvement (Optuna's GPSampler)."""
 
     def __init__(self, search: dict):
         self.space, self.size = as_stored(search["space"]), search["budget"]
         self.init_points, self.seed = search["init_points"], search["seed"]
 
     def ask(self, points, warm=()) -> dict | None:
-        """`warm`: points of earlier searches, which are known but do not count. None: the budget, or the space, is used up."""
+        """`warm`: points of earlier searches, known but not counted. None: the budget, or the space, is used up."""
         if len(points) >= self.size:
             return None
         known = [*warm, *points]
@@ -69,8 +69,8 @@ class Bayes:
 
         scored = [(values, score) for values, score in known if score is not None]
         if not scored:
-            raise SpeechMergeError("interference_delta is undefined for every task at every point, so that nothing can be "
-                                   "searched for; are the single adapters better than the base on this split?")
+            raise SpeechMergeError("interference_delta is undefined for every task at every point, so that nothing can "
+                                   "be searched for; are the single adapters better than the base on this split?")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

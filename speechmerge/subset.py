@@ -2,8 +2,8 @@
 
     root, split = write_subsets("data", "dev", {"kws": get_task("kws")}, {"max_samples": 200, ...}, "exp")
 
-The split's name (`dev.sub1a2b3c4d`) follows from the settings, so that hypotheses and scores never mix with those of the
-whole set. What is drawn depends on the ids and the seed alone: a copied recipe draws the same.
+The split's name (`dev.sub1a2b3c4d`) follows from the settings, so that hypotheses and scores never mix with those of
+the whole set. What is drawn depends on the ids and the seed alone: a copied recipe draws the same.
 """
 import hashlib
 from collections import defaultdict
@@ -58,7 +58,9 @@ def choose(task, examples, limit: int | None, settings: dict) -> set[str]:
 
 def order(settings: dict):
     """Sort key of ids: by a hash with the seed, or as they are."""
-    return (lambda id: hashlib.sha256(f"{settings['seed']}\n{id}".encode()).digest()) if settings["shuffle"] else (lambda id: id)
+    if not settings["shuffle"]:
+        return lambda id: id
+    return lambda id: hashlib.sha256(f"{settings['seed']}\n{id}".encode()).digest()
 
 
 def shares(counts: list[int], total: int) -> list[int]:

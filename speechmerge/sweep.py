@@ -1,7 +1,7 @@
 """A sweep: one merge per point of a search, scored on a validation split, ranked by its worst task.
 
-The summary, exp/merged/<method>/<task_combo>/sweeps/sweep_<time>.json, is written after every point; an unfinished one of
-the same adapters, search, split and data is gone on with. A larger budget goes on, too.
+The summary, exp/merged/<method>/<task_combo>/sweeps/sweep_<time>.json, is written after every point; an unfinished one
+of the same adapters, search, split and data is gone on with. A larger budget goes on, too.
 """
 import logging
 import shutil
@@ -73,8 +73,8 @@ class Sweep:
             found = read_json(path)
             if found["key"] == key:
                 return path, found
-        shared = ("method", "merge_mode", "method_params", "transforms", "lambda_policy", "split", "search", "eval_subset",
-                  "constraint_nonnegative")
+        shared = ("method", "merge_mode", "method_params", "transforms", "lambda_policy", "split", "search",
+                  "eval_subset", "constraint_nonnegative")
         new = {"key": key, **{name: getattr(spec, name) for name in shared}, "reading": self.args.reading,
                "adapters": [system.path for _, system in self.systems], "eval_tasks": list(self.sets),
                "selected_on_test": spec.split == "test", "points": [], "ranking": [], **provenance()}
@@ -90,9 +90,9 @@ class Sweep:
         data = [DataDir.read(Path(args.data) / name / spec.split).fingerprint() for name in self.sets]
         search = {key: value for key, value in spec.search.items() if key != "budget"}
         model = [str(args.model), args.dtype, *(getattr(args, option) for option in CONTEXT_OPTIONS.values())]
-        return fingerprint([spec.method, spec.merge_mode, spec.method_params, spec.transforms, spec.lambda_policy, search,
-                            spec.split, spec.eval_subset, spec.constraint_nonnegative, args.reading, list(self.sets), data,
-                            contents, Options.of(args).deciding(), model])
+        decided = [spec.method, spec.merge_mode, spec.method_params, spec.transforms, spec.lambda_policy, search]
+        scored = [spec.split, spec.eval_subset, spec.constraint_nonnegative, args.reading, list(self.sets), data]
+        return fingerprint([decided, scored, contents, Options.of(args).deciding(), model])
 
     def search(self, path: Path, summary: dict):
         evaluation = self.evaluation()

@@ -18,8 +18,10 @@ from speechmerge.merge.registry import POLICIES, TRANSFORMS
 from speechmerge.merge.task_vector import TaskVector
 from speechmerge.merge.transforms import make_transforms
 
-NAMES = [f"model.{part}.layers.{index}.{module}.weight" for part, depth in (("encoder", 4), ("decoder", 2)) for index in range(depth)
-         for module in ("self_attn.q_proj", "self_attn.v_proj", "fc1", "fc2")] + ["model.encoder.conv1.weight", "proj_out.weight"]
+MODULES = ("self_attn.q_proj", "self_attn.v_proj", "fc1", "fc2")
+NAMES = [f"model.{part}.layers.{index}.{module}.weight"
+         for part, depth in (("encoder", 4), ("decoder", 2)) for index in range(depth) for module in MODULES]
+NAMES += ["model.encoder.conv1.weight", "proj_out.weight"]
 LAMBDA = Parameter("lambda", float, 1.0, "scale", low=0, high=1)
 COEFFICIENTS = Parameter("coefficients", "floats", None, "one per adapter", high=2)
 
@@ -90,7 +92,8 @@ def test_scalar_and_a_bare_number():
 
 
 def test_per_layer_encoder_and_decoder_apart():
-    found = policy({"type": "per_layer", "default": 0.5, "overrides": {"encoder": {0: 0.2, "1-2": 0.4}, "decoder": {1: 0.8}}})
+    found = policy({"type": "per_layer", "default": 0.5,
+                    "overrides": {"encoder": {0: 0.2, "1-2": 0.4}, "decoder": {1: 0.8}}})
     expected = {("encoder", 0): 0.2, ("encoder", 1): 0.4, ("encoder", 2): 0.4, ("decoder", 1): 0.8}
     assert {name: found(name) for name in NAMES} == {name: expected.get(block_of(name), 0.5) for name in NAMES}
 
@@ -102,8 +105,10 @@ def test_per_layer_of_all_parts_and_the_methods_own_value():
 
 
 def test_per_module():
-    found = policy({"type": "per_module", "default": 0.1, "overrides": {"q_proj": 0.8, "fc[12]": 0.2, r"decoder\..*\.v_proj": 0.3}})
-    values = {module: {found(name) for name in NAMES if module in name} for module in ("q_proj", "fc1", "fc2", "conv1", "proj_out")}
+    found = policy({"type": "per_module", "default": 0.1,
+                    "overrides": {"q_proj": 0.8, "fc[12]": 0.2, r"decoder\..*\.v_proj": 0.3}})
+    values = {module: {found(name) for name in NAMES if module in name}
+              for module in ("q_proj", "fc1", "fc2", "conv1", "proj_out")}
     assert values == {"q_proj": {0.8}, "fc1": {0.2}, "fc2": {0.2}, "conv1": {0.1}, "proj_out": {0.1}}
     assert found("model.decoder.layers.0.self_attn.v_proj.weight") == 0.3
     assert found("model.encoder.layers.0.self_attn.v_proj.weight") == 0.1
@@ -119,7 +124,8 @@ def test_lines_rises_within_each_part():
     expected = {("encoder", 0): 0.2, ("encoder", 1): 0.4, ("encoder", 2): 0.6, ("encoder", 3): 0.8,
                 ("decoder", 0): 0.2, ("decoder", 1): 0.8, None: 0.2}
     assert {block_of(name): found(name) for name in NAMES} == pytest.approx(expected)
-    assert policy({"type": "lines", "alpha": 0.2, "beta": 0.6}, ["encoder.layers.0.x"])("encoder.layers.0.x") == pytest.approx(0.8)
+    assert policy({"type": "lines", "alpha": 0.2, "beta": 0.6},
+                  ["encoder.layers.0.x"])("encoder.layers.0.x") == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("value, expected", [
@@ -149,21 +155,29 @@ PER_LAYER = {"type": "per_layer", "default": 0.5}
     ({"type": "scalar", "value": [1, 2]}, r"lambda_policy.value: found \[1, 2\], expected number"),
     ({**PER_LAYER, "overrides": 3}, r"lambda_policy.overrides: found 3, expected a mapping"),
     ({**PER_LAYER, "overrides": {"encoder": 3}}, r"lambda_policy.overrides.encoder: found 3, expected a mapping"),
-    ({**PER_LAYER, "overrides": {"encoder": {"x": 1}}}, r"lambda_policy.overrides.encoder.x: found 'x', expected a block"),
+    ({**PER_LAYER, "overrides": {"encoder": {"x": 1}}},
+     r"lambda_policy.overrides.encoder.x: found 'x', expected a block"),
     ({**PER_LAYER, "overrides": {"3-1": 0.2}}, r"lambda_policy.overrides.3-1: the range 3-1 is empty"),
-    ({**PER_LAYER, "overrides": {"0-2": 0.2, 2: 0.3}}, r"lambda_policy.overrides.2: overlaps with lambda_policy.overrides.0-2 in block 2"),
-    ({**PER_LAYER, "overrides": {"encoder": {1: 0.2}, 1: 0.3}}, r"overrides.1: overlaps with lambda_policy.overrides.encoder.1 in block 1"),
-    ({**PER_LAYER, "overrides": {"encoder": {0: "a"}}}, r"lambda_policy.overrides.encoder.0: found 'a', expected number"),
-    ({**PER_LAYER, "overrides": {"encoder": {"2-4": 0.1}}}, r"encoder.2-4: no merged parameter lies in block 4 of 'encoder'; there are "
+    ({**PER_LAYER, "overrides": {"0-2": 0.2, 2: 0.3}},
+     r"lambda_policy.overrides.2: overlaps with lambda_policy.overrides.0-2 in block 2"),
+    ({**PER_LAYER, "overrides": {"encoder": {1: 0.2}, 1: 0.3}},
+     r"overrides.1: overlaps with lambda_policy.overrides.encoder.1 in block 1"),
+    ({**PER_LAYER, "overrides": {"encoder": {0: "a"}}},
+     r"lambda_policy.overrides.encoder.0: found 'a', expected number"),
+    ({**PER_LAYER, "overrides": {"encoder": {"2-4": 0.1}}},
+     r"encoder.2-4: no merged parameter lies in block 4 of 'encoder'; there are "
                                                            r"decoder 0-1; encoder 0-3"),
-    ({**PER_LAYER, "overrides": {"audio_tower": {0: 0.1}}}, r"overrides.audio_tower.0: no merged parameter lies in block 0"),
+    ({**PER_LAYER, "overrides": {"audio_tower": {0: 0.1}}},
+     r"overrides.audio_tower.0: no merged parameter lies in block 0"),
     ({**PER_LAYER, "overrides": {4: 0.1}}, r"overrides.4: no merged parameter lies in block 4 of any part"),
-    ({"type": "per_module", "default": 0.1, "overrides": {"fc[": 1}}, r"lambda_policy.overrides.fc\[: no regular expression"),
-    ({"type": "per_module", "default": 0.1, "overrides": {"fc1": 1, "fc.": 1}}, r"overrides.fc.: overlaps with lambda_policy.overrides.fc1, "
-                                                                                r"both match model"),
+    ({"type": "per_module", "default": 0.1, "overrides": {"fc[": 1}},
+     r"lambda_policy.overrides.fc\[: no regular expression"),
+    ({"type": "per_module", "default": 0.1, "overrides": {"fc1": 1, "fc.": 1}},
+     r"overrides.fc.: overlaps with lambda_policy.overrides.fc1, both match model"),
     ({"type": "lines", "alpha": 0.1}, r"lambda_policy.beta: missing"),
     ({"type": "lines", "alpha": 0.1, "beta": "x"}, r"lambda_policy.beta: found 'x', expected number"),
-    ({"type": "lines", "alpha": 0.5, "beta": 0.7}, r"lambda_policy at block 1 of decoder: found 1.2, expected number, 0 <= lambda <= 1"),
+    ({"type": "lines", "alpha": 0.5, "beta": 0.7},
+     r"lambda_policy at block 1 of decoder: found 1.2, expected number, 0 <= lambda <= 1"),
 ])
 def test_policies_that_cannot_be_meant(given, message):
     with pytest.raises(UsageError, match=message):
@@ -211,7 +225,8 @@ def random_vector(seed=0):
         return torch.randn(*shape, generator=generator)
 
     return TaskVector({
-        "encoder.layers.0.fc1.weight": LowRank(draw(24, 3), draw(3, 16), 0.5), "encoder.layers.0.fc1.bias": Dense(draw(24)),
+        "encoder.layers.0.fc1.weight": LowRank(draw(24, 3), draw(3, 16), 0.5),
+        "encoder.layers.0.fc1.bias": Dense(draw(24)),
         "encoder.layers.1.fc1.weight": LowRank(draw(24, 3), draw(3, 16)), "encoder.conv1.weight": Dense(draw(6, 4, 3)),
         "decoder.layers.1.fc2.weight": Dense(draw(16, 24)), "head.weight": Dense(0.1 * draw(5, 16)),
     }, details={"name": "asr"})
@@ -258,9 +273,11 @@ def test_layer_l2_normalize(include):
 
 
 def test_a_block_that_does_not_change_stays_so():
-    vector = TaskVector({"encoder.layers.0.fc1.weight": Dense(torch.zeros(3, 3)), "encoder.layers.1.fc1.weight": Dense(torch.ones(2, 2))})
+    vector = TaskVector({"encoder.layers.0.fc1.weight": Dense(torch.zeros(3, 3)),
+                         "encoder.layers.1.fc1.weight": Dense(torch.ones(2, 2))})
     found = arrays(transformed(vector, "layer_l2_normalize"))
-    assert_equal(found, {"encoder.layers.0.fc1.weight": np.zeros((3, 3)), "encoder.layers.1.fc1.weight": np.full((2, 2), 0.5)})
+    assert_equal(found,
+                 {"encoder.layers.0.fc1.weight": np.zeros((3, 3)), "encoder.layers.1.fc1.weight": np.full((2, 2), 0.5)})
 
 
 @pytest.mark.parametrize("scope", ["all", "tensor"])
@@ -274,7 +291,8 @@ def test_trim(k, scope):
         limit = sizes[count - 1] if count else np.inf
         return {name: np.where(np.abs(before[name]) >= limit, before[name], 0) for name in names}
 
-    expected = trimmed(list(before)) if scope == "all" else {key: value for name in before for key, value in trimmed([name]).items()}
+    groups = [list(before)] if scope == "all" else [[name] for name in before]
+    expected = {name: array for group in groups for name, array in trimmed(group).items()}
     found = arrays(transformed(random_vector(), {"name": "trim", "params": {"k": k, "scope": scope}}))
     for name, array in expected.items():
         assert np.array_equal(found[name].astype(np.float32), array), name
@@ -282,7 +300,8 @@ def test_trim(k, scope):
 
 @pytest.mark.parametrize("rank", [1, 2, 5])
 def test_truncate(rank):
-    before, found = arrays(random_vector()), transformed(random_vector(), {"name": "truncate", "params": {"rank": rank}})
+    before, found = arrays(random_vector()), transformed(random_vector(),
+                                                         {"name": "truncate", "params": {"rank": rank}})
     expected = {}
     for name, array in before.items():
         U, S, V = np.linalg.svd(array.reshape(array.shape[0], -1), full_matrices=False)
@@ -311,7 +330,8 @@ def test_a_pipeline_is_applied_in_order():
     (["identity", {"name": "layer_l2_normalize", "params": {"target_nrom": 1}}],
      r"transforms\[1\].params.target_nrom: unknown key; did you mean 'target_norm'"),
     ([{"name": "trim", "params": {"k": 101}}], r"transforms\[0\].params.k: found 101, expected number, 0 <= k <= 100"),
-    ([{"name": "trim", "params": {"scope": "some"}}], r"transforms\[0\].params.scope: found 'some', expected all | tensor"),
+    ([{"name": "trim", "params": {"scope": "some"}}],
+     r"transforms\[0\].params.scope: found 'some', expected all | tensor"),
     ([{"name": "trim", "params": [1]}], r"transforms\[0\].params: found \[1\], expected a mapping"),
     ([{"name": "truncate"}], r"transforms\[0\].params.rank: missing"),
     ([3], r"transforms\[0\]: found 3, expected a mapping"),
@@ -343,12 +363,14 @@ def test_weighted_per_layer_is_the_weighted_sum_of_each_layer(adapters, singles)
     given = {"type": "per_layer", "default": 0.5, "overrides": {"encoder": {0: 0.2}, "decoder": {1: 1.0}}}
     places = {("encoder", 0): 0.2, ("decoder", 1): 1.0}
     first, second = singles
-    expected = {name: (value := places.get(block_of(name), 0.5)) * first[name] + (1 - value) * second[name] for name in first}
+    expected = {name: (value := places.get(block_of(name), 0.5)) * first[name] + (1 - value) * second[name]
+                for name in first}
     assert_equal(merged(adapters, "weighted", lambda_policy=given), expected)
 
 
 def test_coefficients_per_module(adapters, singles):
-    given = {"type": "per_module", "default": [0.5, 0.5], "overrides": {"q_proj": {"kws": 0.1, "asr": 0.9}, "fc1": [2, 0]}}
+    given = {"type": "per_module", "default": [0.5, 0.5],
+             "overrides": {"q_proj": {"kws": 0.1, "asr": 0.9}, "fc1": [2, 0]}}
     first, second = singles
     expected = {}
     for name in first:
@@ -360,7 +382,8 @@ def test_coefficients_per_module(adapters, singles):
 def test_ties_with_lines_scales_its_result(adapters):
     plain = merged(adapters, "ties", k=30)
     found = merged(adapters, "ties", k=30, lambda_policy={"type": "lines", "alpha": 0.25, "beta": 0.5})
-    assert_equal(found, {name: array * (0.25 + 0.5 * block_of(name)[1]) for name, array in plain.items()})  # two blocks each
+    assert_equal(found,
+                 {name: array * (0.25 + 0.5 * block_of(name)[1]) for name, array in plain.items()})  # two blocks each
 
 
 def test_a_scalar_policy_is_the_parameter(adapters):
@@ -368,7 +391,8 @@ def test_a_scalar_policy_is_the_parameter(adapters):
 
 
 def test_transforms_before_a_merge(adapters, singles):
-    found = merged(adapters, "task_vector", transforms=["layer_l2_normalize", {"name": "truncate", "params": {"rank": 2}}])
+    found = merged(adapters, "task_vector",
+                   transforms=["layer_l2_normalize", {"name": "truncate", "params": {"rank": 2}}])
     expected = {}
     for single in singles:
         squares = {}
@@ -385,5 +409,6 @@ def test_the_saved_merge_has_them_in_its_metadata(adapters, tmp_path):
     vector = speechmerge.merge(adapters, method="weighted", lambda_policy=given, transforms=["identity"])
     metadata = vector.save(tmp_path / "merge")
     assert metadata["lambda_policy"] == given and metadata["transforms"] == ["identity"]
-    other = speechmerge.merge(adapters, method="weighted", lambda_policy={**given, "default": 0.4}, transforms=["identity"])
+    other = speechmerge.merge(adapters, method="weighted", lambda_policy={**given, "default": 0.4},
+                              transforms=["identity"])
     assert metadata["tag"] != other.details["tag"]

@@ -43,10 +43,13 @@ BAYES = {"type": "bayes", "space": {"scale": {"type": "float", "min": 0, "max": 
     ({"method": "tise"}, "method: unknown method 'tise'; did you mean 'ties'?"),
     ({"merge_mode": "some"}, "merge_mode: found 'some', expected common | strict (--merge-mode: what happens"),
     ({"method": "ties", "method_params": 3}, "method_params: found 3, expected a mapping"),
-    ({"method": "ties", "method_params": {"density": 3}}, "method_params.density: unknown parameter 'density' of method ties;"),
-    ({"method": "ties", "method_params": {"k": "many"}}, "method_params.k: found 'many', expected number, 0 <= k <= 100"),
+    ({"method": "ties", "method_params": {"density": 3}},
+     "method_params.density: unknown parameter 'density' of method ties;"),
+    ({"method": "ties", "method_params": {"k": "many"}},
+     "method_params.k: found 'many', expected number, 0 <= k <= 100"),
     ({"method": "ties", "method_params": {"k": 120}}, "method_params.k: found 120, expected number, 0 <= k <= 100"),
-    ({"method": "weighted", "method_params": {"coefficients": {"asr": "x"}}}, "method_params.coefficients: found ['x'], expected one number"),
+    ({"method": "weighted", "method_params": {"coefficients": {"asr": "x"}}},
+     "method_params.coefficients: found ['x'], expected one number"),
     ({"transforms": [{"name": "identity"}, {"name": "layer_l2_normalize", "params": {"target_nrom": 1}}]},
      "transforms[1].params.target_nrom: unknown key; did you mean 'target_norm'?"),
     ({"transforms": ["trm"]}, "transforms[0].name: unknown transform 'trm'; did you mean 'trim'?"),
@@ -56,7 +59,8 @@ BAYES = {"type": "bayes", "space": {"scale": {"type": "float", "min": 0, "max": 
      "lambda_policy.overrides.encoder.0: found [1], expected number"),
     ({"method": "ties", "lambda_policy": 0.5, "method_params": {"lambda": 0.4}},
      "lambda_policy.value: method_params.lambda says it, too; give one of them"),
-    ({"method": "weighted", "lambda_policy": 0.5, "method_params": {"lambda": 0.4}}, "lambda_policy.value: method_params.lambda says it"),
+    ({"method": "weighted", "lambda_policy": 0.5, "method_params": {"lambda": 0.4}},
+     "lambda_policy.value: method_params.lambda says it"),
     ({"optimizer": {"type": "supermrge"}}, "optimizer.type: unknown optimizer 'supermrge'; did you mean 'supermerge'?"),
     ({"optimizer": {"type": "supermerge", "params": [1]}}, "optimizer.params: found [1], expected a mapping"),
     ({"optimizer": {"tpye": "none"}}, "optimizer.tpye: unknown key; did you mean 'type'?"),
@@ -65,37 +69,47 @@ BAYES = {"type": "bayes", "space": {"scale": {"type": "float", "min": 0, "max": 
     ({"search": {"grid": {"lambda": 3}}}, "search.grid.lambda: found 3, expected a list"),
     ({"search": {"grid": {"scale": [1]}, "gird": 1}}, "search.gird: unknown key; did you mean 'grid'?"),
     ({"search": {"grid": {"scale": [1]}, "budget": 1}}, "search.budget: belongs to search.type bayes, found grid"),
-    ({"method": "task_vector", "search": {"grid": {"scale": [0.5, "a"]}}}, "search.grid.scale[1]: found 'a', expected number"),
-    ({"method": "task_vector", "search": {"grid": {"scal": [0.5]}}}, "search.grid.scal[0]: unknown parameter 'scal' of method task_vector; did"),
+    ({"method": "task_vector", "search": {"grid": {"scale": [0.5, "a"]}}},
+     "search.grid.scale[1]: found 'a', expected number"),
+    ({"method": "task_vector", "search": {"grid": {"scal": [0.5]}}},
+     "search.grid.scal[0]: unknown parameter 'scal' of method task_vector; did"),
     ({"method": "task_vector", "search": {"grid": {"transforms[0].params.k": [1]}}},
      "search.grid.transforms[0].params.k[0]: there are 0 items"),
     ({"method": "task_vector", "transforms": ["trim"], "search": {"grid": {"transforms[0].params.kk": [1]}}},
      "search.grid.transforms[0].params.kk[0]: unknown key; did you mean 'k'?"),
     ({"method": "task_vector", "search": {"type": "bayes"}}, "search.space: nothing to search"),
-    ({"method": "task_vector", "search": {"type": "bayes", "space": {"scale": {"type": "float", "min": "a", "max": 1}}}},
+    ({"method": "task_vector",
+      "search": {"type": "bayes", "space": {"scale": {"type": "float", "min": "a", "max": 1}}}},
      "search.space.scale.min: found 'a', expected number"),
-    ({"method": "task_vector", "search": {"type": "bayes", "space": {"scale": {"type": "float", "max": 1}}}}, "search.space.scale.min: missing"),
-    ({"method": "task_vector", "search": {"type": "bayes", "space": {"scale": {"type": "flaot"}}}}, "search.space.scale.type: found 'flaot'"),
+    ({"method": "task_vector", "search": {"type": "bayes", "space": {"scale": {"type": "float", "max": 1}}}},
+     "search.space.scale.min: missing"),
+    ({"method": "task_vector", "search": {"type": "bayes", "space": {"scale": {"type": "flaot"}}}},
+     "search.space.scale.type: found 'flaot'"),
     ({"method": "task_vector", "search": {"type": "bayes", "space": {"scale": {"min": 1, "max": 1}}}},
      "search.space.scale.max: found 1.0, expected more than min, 1.0"),
     ({"method": "task_vector", "search": {"type": "bayes", "space": {"scale": {"type": "log", "min": 0, "max": 1}}}},
      "search.space.scale.min: found 0, expected number"),
     ({"method": "task_vector", "search": {"type": "bayes", "space": {"mode": {"type": "categorical", "choices": []}}}},
      "search.space.mode.choices: found []"),
-    ({"method": "task_vector", "search": {"type": "bayes", "space": {"mode": {"type": "categorical", "choices": ["product", "sum"]}}}},
+    ({"method": "task_vector",
+      "search": {"type": "bayes", "space": {"mode": {"type": "categorical", "choices": ["product", "sum"]}}}},
      "search.space.mode.choices[1]: found 'sum', expected product | factors"),
-    ({"method": "ties", "search": {"type": "bayes", "space": {"k": {"min": 0, "max": 200}}}}, "search.space.k.max: found 200.0, expected number"),
+    ({"method": "ties", "search": {"type": "bayes", "space": {"k": {"min": 0, "max": 200}}}},
+     "search.space.k.max: found 200.0, expected number"),
     ({"search": {**BAYES, "budget": 0}}, "search.budget: found 0, expected integer, 1 <= budget"),
-    ({"search": {**BAYES, "budget": 3, "init_points": 4}}, "search.init_points: found 4, expected at most the budget, 3"),
+    ({"search": {**BAYES, "budget": 3, "init_points": 4}},
+     "search.init_points: found 4, expected at most the budget, 3"),
     ({"search": {**BAYES, "warm_start_sweeps": [3]}}, "search.warm_start_sweeps: found [3], expected files"),
     ({"method": "task_vector", "constraint_nonnegative": True, "search": {"grid": {"scale": [1, -0.5]}}},
      "search.grid.scale[1]: constraint_nonnegative, but the grid has scale=-0.5"),
-    ({"method": "task_vector", "constraint_nonnegative": True, "search": {"type": "bayes", "space": {"scale": {"min": -1, "max": 1}}}},
+    ({"method": "task_vector", "constraint_nonnegative": True,
+      "search": {"type": "bayes", "space": {"scale": {"min": -1, "max": 1}}}},
      "search.space.scale.min: constraint_nonnegative, but the bayes has scale=-1.0"),
     ({"eval_tasks": "asr"}, "eval_tasks: found 'asr', expected a list"),
     ({"eval_subset": {"max_smaples": 1}}, "eval_subset.max_smaples: unknown key; did you mean 'max_samples'?"),
     ({"eval_subset": {"enabled": True}}, "eval_subset.max_samples: missing"),
-    ({"eval_subset": {"per_task": {"asr": {"max_samples": 0}}}}, "eval_subset.per_task.asr.max_samples: found 0, expected integer"),
+    ({"eval_subset": {"per_task": {"asr": {"max_samples": 0}}}},
+     "eval_subset.per_task.asr.max_samples: found 0, expected integer"),
     ({"save_merged": "yes"}, "save_merged: found 'yes', expected true or false (--save-merged"),
     ({"save": "peft"}, "save: found 'peft', expected lora | full"),
     ({"rank": 0}, "rank: found 0, expected integer, 1 <= rank (--rank"),
@@ -110,7 +124,8 @@ def test_errors_name_the_key(values, message):
 
 
 def test_a_spec_is_complete_and_makes_itself_again():
-    spec = MergeSpec.of({"method": "ties", "transforms": ["trim"], "lambda_policy": 0.4, "split": "validation", "optimizer": "none",
+    spec = MergeSpec.of({"method": "ties", "transforms": ["trim"], "lambda_policy": 0.4, "split": "validation",
+                         "optimizer": "none",
                          "search": {"type": "bayes", "space": {"k": {"type": "int", "min": 1, "max": 40}}}})
     assert spec.transforms == [{"name": "trim", "params": {"k": 20.0, "scope": "all"}}] and spec.split == "dev"
     assert spec.lambda_policy == {"type": "scalar", "value": 0.4}
@@ -119,19 +134,23 @@ def test_a_spec_is_complete_and_makes_itself_again():
 
 
 def test_points_by_key_path():
-    spec = MergeSpec.of({"method": "weighted", "method_params": {"coefficients": {"asr": 1, "kws": 1}}, "transforms": ["trim"],
+    spec = MergeSpec.of({"method": "weighted", "method_params": {"coefficients": {"asr": 1, "kws": 1}},
+                         "transforms": ["trim"],
                          "search": {"grid": {"coefficients.kws": [0.5]}}})
     point = spec.at({"coefficients.kws": 0.5, "transforms[0].params.k": 50})
     assert point.method_params == {"coefficients": {"asr": 1, "kws": 0.5}} and point.transforms[0]["params"]["k"] == 50
     assert point.search is None and spec.method_params["coefficients"]["kws"] == 1
-    layered = MergeSpec.of({"method": "ties", "lambda_policy": {"type": "per_layer", "overrides": {"encoder": {0: 0.2}}}})
+    layered = MergeSpec.of({"method": "ties",
+                            "lambda_policy": {"type": "per_layer", "overrides": {"encoder": {0: 0.2}}}})
     assert layered.at({"lambda_policy.overrides.encoder.0": 0.9}).lambda_policy["overrides"] == {"encoder": {"0": 0.9}}
 
 
 @pytest.mark.parametrize("values, verb, message", [
-    ({"optimizer": "supermerge"}, "merge", "optimizer.type: found supermerge, but learned coefficients are not available in this version"),
+    ({"optimizer": "supermerge"}, "merge",
+     "optimizer.type: found supermerge, but learned coefficients are not available in this version"),
     ({"optimizer": "adamerging"}, "merge-sweep", "optimizer.type: found adamerging, but learned"),
-    ({"optimizer": "bayes"}, "merge", "optimizer.type: bayes is a search over decoded results; run `speechmerge merge-sweep`"),
+    ({"optimizer": "bayes"}, "merge",
+     "optimizer.type: bayes is a search over decoded results; run `speechmerge merge-sweep`"),
 ])
 def test_what_cannot_be_run_yet(values, verb, message):
     with pytest.raises(UsageError) as error:
@@ -202,7 +221,8 @@ def test_old_keys(old, new):
 
 
 @pytest.mark.parametrize("old, message", [
-    ({"lambda": 0.5, "method_params": {"lambda": 0.4}}, "x.yaml: lambda contradicts method_params.lambda: found 0.5 and 0.4"),
+    ({"lambda": 0.5, "method_params": {"lambda": 0.4}},
+     "x.yaml: lambda contradicts method_params.lambda: found 0.5 and 0.4"),
     ({"grid": [1], "search": {"grid": {}}}, r"x.yaml: grid contradicts search.grid"),
     ({"params": 3}, "x.yaml: params: found 3, expected a mapping"),
     ({"lambda": 3, "method_params": [1]}, r"x.yaml: method_params: found \[1\], expected a mapping"),
@@ -226,7 +246,8 @@ def test_canonical_configs(config):
 
 
 def test_the_canonical_set_is_there():
-    expected = {"weighted_scalar", "weighted_per_layer", "dare", "ties", "weighted_delta_sweep_bayes", "supermerge", "uniform_scalar"}
+    expected = {"weighted_scalar", "weighted_per_layer", "dare", "ties", "weighted_delta_sweep_bayes", "supermerge",
+                "uniform_scalar"}
     assert expected <= {path.stem for path in CONFIGS}
 
 
@@ -238,9 +259,12 @@ def parsed(verb, *words):
 
 def test_options_over_config(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump({"adapters": ["asr", "kws"], "method": "ties", "method_params": {"k": 30, "lambda": 0.5},
-                                    "lambda_policy": None, "transforms": ["identity", {"name": "trim", "params": {"k": 1e-9}}],
-                                    "search": {**BAYES, "space": {"k": {"min": 1, "max": 50}}}, "eval_tasks": ["asr"], "rank": 8}))
+    path.write_text(yaml.safe_dump({"adapters": ["asr", "kws"], "method": "ties",
+                                    "method_params": {"k": 30, "lambda": 0.5},
+                                    "lambda_policy": None,
+                                    "transforms": ["identity", {"name": "trim", "params": {"k": 1e-9}}],
+                                    "search": {**BAYES, "space": {"k": {"min": 1, "max": 50}}}, "eval_tasks": ["asr"],
+                                    "rank": 8}))
     spec = parsed("merge-sweep", "--config", str(path), "--param", "k=50", "--lambda", "0.7", "--rank", "4")
     assert spec.method_params == {"k": 50, "lambda": 0.7} and spec.rank == 4
     assert spec.transforms[1]["params"]["k"] == 1e-9 and spec.search["type"] == "bayes"
@@ -250,8 +274,10 @@ def test_options_over_config(tmp_path):
 
 
 def test_the_words_of_a_spec_give_it_again():
-    spec = MergeSpec.of({"adapters": ["asr", "kws"], "method": "ties", "method_params": {"k": 12.5}, "transforms": ["trim"],
-                         "lambda_policy": {"type": "per_layer", "overrides": {"encoder": {0: 0.3}}}, "rank": 4, "base": "b", "threads": 2,
+    spec = MergeSpec.of({"adapters": ["asr", "kws"], "method": "ties", "method_params": {"k": 12.5},
+                         "transforms": ["trim"],
+                         "lambda_policy": {"type": "per_layer", "overrides": {"encoder": {0: 0.3}}}, "rank": 4,
+                         "base": "b", "threads": 2,
                          "merge_mode": "strict", "output_dir": "out"})
     assert parsed("merge", *words_of(spec)) == spec
 
@@ -293,13 +319,15 @@ def hill(values):
     return -(values["x"] - 0.37) ** 2 - 0.1 * math.log10(values["y"]) ** 2 - 0.1 * (values["n"] - 3) ** 2
 
 
-SPACE = {"x": {"type": "float", "min": 0, "max": 1}, "y": {"type": "log", "min": 0.01, "max": 100}, "n": {"type": "int", "min": 1, "max": 5}}
+SPACE = {"x": {"type": "float", "min": 0, "max": 1}, "y": {"type": "log", "min": 0.01, "max": 100},
+         "n": {"type": "int", "min": 1, "max": 5}}
 
 
 def test_grid_asks_for_what_is_missing():
     search = read_search("search", {"grid": {"a": [1, 2], "b": [{0: "x"}, 0.5]}})
     points = run_search(search, lambda values: 0.0)
-    assert [values for values, _ in points] == [{"a": 1, "b": {"0": "x"}}, {"a": 1, "b": 0.5}, {"a": 2, "b": {"0": "x"}}, {"a": 2, "b": 0.5}]
+    assert [values for values, _ in points] == [{"a": 1, "b": {"0": "x"}}, {"a": 1, "b": 0.5},
+                                                {"a": 2, "b": {"0": "x"}}, {"a": 2, "b": 0.5}]
     assert searcher(search).ask(points[:1] + points[2:]) == points[1][0]
 
 
@@ -326,7 +354,8 @@ def test_bayes_goes_on_after_a_kill_as_if_it_had_not_been(kept):
 def test_bayes_over_choices_ends_when_all_are_tried():
     search = read_search("search", {"type": "bayes", "budget": 9, "init_points": 2, "space":
                                     {"mode": {"type": "categorical", "choices": ["a", [1, 2], None]}}})
-    assert sorted(repr(values["mode"]) for values, _ in run_search(search, lambda values: 0.0)) == ["'a'", "None", "[1, 2]"]
+    found = run_search(search, lambda values: 0.0)
+    assert sorted(repr(values["mode"]) for values, _ in found) == ["'a'", "None", "[1, 2]"]
 
 
 def test_bayes_where_nothing_is_defined():
@@ -336,16 +365,20 @@ def test_bayes_where_nothing_is_defined():
 
 
 def summary_file(path, values, deltas, **other):
-    points = [{"params": {**value, "seed": 3}, "values": value, "interference_delta": delta} for value, delta in zip(values, deltas)]
-    write_json(path, {"key": str(path), "method": "task_vector", "split": "dev", "adapters": ["a", "b"], "points": points, **other})
+    points = [{"params": {**value, "seed": 3}, "values": value, "interference_delta": delta} for value,
+              delta in zip(values, deltas)]
+    write_json(path, {"key": str(path), "method": "task_vector", "split": "dev", "adapters": ["a", "b"],
+                      "points": points, **other})
 
 
 def test_warm_start(tmp_path):
-    summary_file(tmp_path / "one" / "sweep_1.json", [{"scale": 0.1}, {"scale": 0.2}, {"scale": 3.0}], [{"a": -0.5, "b": 0.1}, {"a": -0.2}, {"a": 0.0}])
+    summary_file(tmp_path / "one" / "sweep_1.json", [{"scale": 0.1}, {"scale": 0.2}, {"scale": 3.0}],
+                 [{"a": -0.5, "b": 0.1}, {"a": -0.2}, {"a": 0.0}])
     summary_file(tmp_path / "one" / "sweep_2.json", [{"scale": 0.2}, {"scale": 0.4}], [{"a": -0.2}, {"a": None}])
     summary_file(tmp_path / "sweep_3.json", [{"scale": 0.7}], [{"a": 0.3}], split="test")
     here = {"key": "here", "method": "task_vector", "split": "dev", "adapters": ["a", "b"]}
-    search = read_search("search", {**BAYES, "warm_start_sweeps": [str(tmp_path / "one"), str(tmp_path / "sweep_*.json")]})
+    search = read_search("search",
+                         {**BAYES, "warm_start_sweeps": [str(tmp_path / "one"), str(tmp_path / "sweep_*.json")]})
     points, refused = warm_points(search, here)
     assert points == [({"scale": 0.2}, -0.2), ({"scale": 0.1}, -0.5)]
     assert refused == [f"{tmp_path / 'sweep_3.json'}: another split"]
@@ -366,7 +399,8 @@ SUBSET = read_subset("eval_subset", {"max_samples": 20, "seed": 3})
 
 
 def test_a_stratified_part_keeps_the_proportions():
-    task, rows = SimpleNamespace(kind="classification"), examples(100, lambda i: "rare" if i < 10 else "a" if i < 40 else "b")
+    task = SimpleNamespace(kind="classification")
+    rows = examples(100, lambda i: "rare" if i < 10 else "a" if i < 40 else "b")
     found = choose(task, rows, 20, SUBSET)
     counts = {label: sum(row.target == label for row in rows if row.id in found) for label in ("rare", "a", "b")}
     assert counts == {"rare": 2, "a": 6, "b": 12}
@@ -379,7 +413,8 @@ def test_a_stratified_part_keeps_the_proportions():
 
 
 def test_shares_add_up():
-    assert shares([1, 1, 1], 2) == [1, 1, 0] and shares([5, 3, 2], 10) == [5, 3, 2] and shares([7, 2, 1], 3) == [2, 1, 0]
+    assert shares([1, 1, 1], 2) == [1, 1, 0] and shares([5, 3, 2], 10) == [5, 3, 2]
+    assert shares([7, 2, 1], 3) == [2, 1, 0]
 
 
 def test_parts_are_data_directories_of_their_own(tmp_path, monkeypatch):
@@ -389,7 +424,8 @@ def test_parts_are_data_directories_of_their_own(tmp_path, monkeypatch):
     sets = {name: get_task(name) for name in ("kws", "speaker_ver")}
     settings = {**SUBSET, "max_samples": 6, "per_task": {"speaker_ver": {"max_samples": 4}}}
     root, split = write_subsets("data", "dev", sets, settings, "exp")
-    assert split.startswith("dev.sub") and split != write_subsets("data", "dev", sets, {**settings, "seed": 4}, "exp2")[1]
+    assert split.startswith("dev.sub")
+    assert split != write_subsets("data", "dev", sets, {**settings, "seed": 4}, "exp2")[1]
     part, whole = DataDir.read(root / "kws" / split), DataDir.read("data/kws/dev")
     assert len(part.utterances) == 6 and part.labels == whole.labels
     assert all(whole.utterances[id] == utterance for id, utterance in part.utterances.items())
@@ -416,7 +452,8 @@ def made(tmp_path_factory):
         write_json(folder / "exp" / name / "lora" / "speechmerge.json",
                    {"task": name, "language": "en", "base": {"source": str(base)}, "audio_context": context})
         tiny_tones(folder / "data" / name / "dev", task=name, n=9, seed=seed)
-    write_json(folder / "exp" / "adapters.json", {name: {"path": str(folder / "exp" / name / "lora"), "task": name} for name in ("kws", "emotion")})
+    write_json(folder / "exp" / "adapters.json",
+               {name: {"path": str(folder / "exp" / name / "lora"), "task": name} for name in ("kws", "emotion")})
     return folder
 
 
@@ -460,7 +497,8 @@ def test_one_file_for_both_verbs(recipe, caplog, capsys):
     assert summary["eval_tasks"] == ["kws"] and summary["transforms"][0]["name"] == "layer_l2_normalize"
     best = next(point for point in summary["points"] if point["tag"] == summary["ranking"][0])
     saved = [read_json(file) for file in runs.glob("run_*/merge_metadata.json")]
-    assert [found for found in saved if found["params"]["lambda"] == best["values"]["lambda"] and found["requested_rank"] == 3]
+    assert [found for found in saved if found["params"]["lambda"] == best["values"]["lambda"]
+            and found["requested_rank"] == 3]
     splits = {folder.name for folder in Path("exp/decode").iterdir()}
     assert len(splits) == 1 and splits.pop().startswith("dev.sub")  # apart from the results of the whole set
     assert "lambda=0.25" in capsys.readouterr().out
@@ -488,7 +526,8 @@ def fake_score(self, values, evaluation, references):
     """As Sweep.score, without a model: the best lambda is 0.62 for the worse of two tasks."""
     self.prepared(self.spec.at(values))
     deltas = {"kws": -abs(values["lambda"] - 0.62), "emotion": -0.5 * abs(values["lambda"] - 0.62) - 0.01}
-    return {"values": values, "params": values, "tag": f"l{values['lambda']}", "scores": {}, "interference_delta": deltas,
+    return {"values": values, "params": values, "tag": f"l{values['lambda']}", "scores": {},
+            "interference_delta": deltas,
             "summary": {"min": min(deltas.values()), "mean": sum(deltas.values()) / 2}}
 
 
@@ -499,7 +538,8 @@ def faked(recipe, monkeypatch):
     return recipe
 
 
-SWEEP = ["merge-sweep", "--config", str(ROOT / "conf/merge/weighted_delta_sweep_bayes.yaml"), "--adapters", "kws", "emotion",
+SWEEP = ["merge-sweep", "--config", str(ROOT / "conf/merge/weighted_delta_sweep_bayes.yaml"), "--adapters", "kws",
+         "emotion",
          "--save-merged", "false"]
 SEARCH = "{type: bayes, budget: %d, init_points: 4, seed: 1, space: {lambda: {min: 0, max: 1}}}"
 
@@ -528,12 +568,14 @@ def test_killed_for_real(faked):
     code = "import os, signal, sys\nfrom speechmerge import cli, sweep\nimport test_merge_spec as here\n" \
            "sweep.Sweep.evaluation = lambda self: here.FakeEvaluation()\n" \
            "def score(self, values, *rest):\n" \
-           "    if len(list(sweep.Path('exp').glob('merged/*/*/sweeps/sweep_*.json'))) and len(here.only_summary()[1]['points']) == 3:\n" \
+           "    written = list(sweep.Path('exp').glob('merged/*/*/sweeps/sweep_*.json'))\n" \
+           "    if written and len(here.only_summary()[1]['points']) == 3:\n" \
            "        os.kill(os.getpid(), signal.SIGKILL)\n" \
            "    return here.fake_score(self, values, *rest)\n" \
            "sweep.Sweep.score = score\nsys.exit(cli.main(sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    killed = subprocess.run([sys.executable, "-c", code, *SWEEP, "--search", SEARCH % 6], env=environment, capture_output=True, text=True)
+    killed = subprocess.run([sys.executable, "-c", code, *SWEEP, "--search", SEARCH % 6], env=environment,
+                            capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
     path, part = only_summary()
     assert len(part["points"]) == 3
@@ -553,8 +595,10 @@ def test_a_larger_budget_goes_on(faked):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--method", "weighted_delta_n", "--method-params", "{}", "--grid", "coefficients.kws=0.1,0.2"], "says nothing of 'emotion'"),
-    (["--method", "weighted_delta_n", "--method-params", "{}", "--grid", "coefficients=[[1,2,3]]"], "has 3 numbers, expected 2"),
+    (["--method", "weighted_delta_n", "--method-params", "{}", "--grid", "coefficients.kws=0.1,0.2"],
+     "says nothing of 'emotion'"),
+    (["--method", "weighted_delta_n", "--method-params", "{}", "--grid", "coefficients=[[1,2,3]]"],
+     "has 3 numbers, expected 2"),
     (["--optimizer", "gradient"], "optimizer.type: found gradient"),
     (["--grid", "lambda=0.2", "--lambda-policy", "{type: per_layer, overrides: {encoder: {7: 0.5}}}"],
      "lambda_policy.overrides.encoder.7: no merged parameter lies in block 7"),

@@ -40,7 +40,7 @@ def leaf(path: str, parameter: Parameter, value):
 
 
 def section(path: str, declared, given, complete: bool = True) -> dict:
-    """A mapping of declared parameters with their defaults; `complete` false: only what is given, nothing is required."""
+    """A mapping of declared parameters with their defaults; `complete` false: only what is given."""
     known = {parameter.name: parameter for parameter in declared}
     known_keys(path, mapping(path, given), known)
     values = {key: leaf(f"{path}.{key}", known[key], value) for key, value in given.items()}

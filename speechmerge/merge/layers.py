@@ -1,15 +1,16 @@
 """Where a parameter lies in its model: the transformer block, counted apart for each part (encoder, decoder, ...).
 
     block_of("model.decoder.layers.3.fc1.weight")          -> ("decoder", 3)      Whisper
-    block_of("encoder.layers.11.attention.k_proj.weight")  -> ("encoder", 11)     HuBERT, wav2vec 2.0, WavLM; fairseq, s3prl
+    block_of("encoder.layers.11.attention.k_proj.weight")  -> ("encoder", 11)     HuBERT, wav2vec 2.0, WavLM
     block_of("encoder.encoders.0.cgmlp.norm.weight")       -> ("encoder", 0)      ESPnet
     block_of("audio_tower.layers.7.fc1.weight")            -> ("audio_tower", 7)  Qwen2-Audio
     block_of("language_model.model.layers.7.mlp.up.bias")  -> ("decoder", 7)      its language model
-    block_of("feature_extractor.conv_layers.0.conv.weight") -> None               embeddings, convolutions, final norms, heads
+    block_of("feature_extractor.conv_layers.0.conv.weight") -> None               embeddings, convolutions, heads
 
-Prefixes (`base_model.model.`, `upstream.`, `thinker.`) do not matter. A stack that lies in no named part, such as a bare
-`model.layers.3`, has the part "". Whatever speaks (Qwen2.5-Omni's `talker`) or sees (`visual`), and the self-supervised
-model in an ESPnet `frontend`, are parts of their own, so that their blocks are not taken for those of the encoder.
+Prefixes (`base_model.model.`, `upstream.`, `thinker.`) do not matter. A stack that lies in no named part, such as a
+bare `model.layers.3`, has the part "". Whatever speaks (Qwen2.5-Omni's `talker`) or sees (`visual`), and the
+self-supervised model in an ESPnet `frontend`, are parts of their own, so that their blocks are not taken for those of
+the encoder.
 """
 import functools
 import re
@@ -35,9 +36,8 @@ def block_of(name: str) -> tuple[str, int] | None:
 
 
 def _part(path: list[str], container: str) -> str:
-    """The part that the stack at `path` belongs to; the innermost name that says it decides."""
-    inside = reversed([*path, container.removesuffix("s")] if container in ("encoders", "decoders") else path)
-    words = list(inside)
+    """The part that the stack below `path` belongs to: one of OWN_PARTS, else what the innermost name says."""
+    words = [container.removesuffix("s"), *reversed(path)]
     for own in OWN_PARTS:
         if own in words:
             return own
@@ -51,7 +51,8 @@ def _part(path: list[str], container: str) -> str:
 def indices(names) -> dict[str, list[int]]:
     """Part -> the block indices, ascending, that any of the parameters lies in."""
     found = {block for block in map(block_of, names) if block}
-    return {part: sorted(index for where, index in found if where == part) for part in sorted({part for part, _ in found})}
+    return {part: sorted(index for where, index in found if where == part)
+            for part in sorted({part for part, _ in found})}
 
 
 def depths(names) -> dict[str, int]:

@@ -32,7 +32,8 @@ def translate(config: dict, path) -> dict:
     if not old and not steps:
         return config
     words = ", ".join([*old, *steps])
-    warnings.warn(f"config {path}: {words}: older schema, please replace it by what is printed", DeprecationWarning, stacklevel=2)
+    warnings.warn(f"config {path}: {words}: older schema, please replace it by what is printed", DeprecationWarning,
+                  stacklevel=2)
     print(f"# {path}, in the keys of today:\n{yaml.safe_dump(new, sort_keys=False)}", end="", file=sys.stderr)
     return new
 

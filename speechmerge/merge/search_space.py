@@ -9,7 +9,8 @@
       space:
         lambda: {type: float, min: 0.0, max: 1.0}
 
-The names are parameters of the method, or key paths: `coefficients.asr`, `lambda_policy.alpha`, `transforms[0].params.k`.
+The names are parameters of the method, or key paths: `coefficients.asr`, `lambda_policy.alpha`,
+`transforms[0].params.k`.
 """
 from speechmerge.errors import UsageError
 from speechmerge.merge.checks import known_keys, mapping, section
@@ -57,14 +58,16 @@ def read_search(path: str, given) -> dict:
     for key in given:
         if key not in keys_of(kind):
             others = [other for other in SEARCHES if key in keys_of(other)]
-            hint = f"belongs to search.type {others[0]}, found {kind}" if others else f"unknown key; {nearest(key, ['type', *keys_of(kind)])}"
-            raise UsageError(f"{path}.{key}: {hint}")
+            if others:
+                raise UsageError(f"{path}.{key}: belongs to search.type {others[0]}, found {kind}")
+            raise UsageError(f"{path}.{key}: unknown key; {nearest(str(key), ['type', *keys_of(kind)])}")
     single = {key: value for key, value in given.items() if key not in STRUCTURES[kind]}
     values = {"type": kind, **section(path, SEARCHES[kind], single)}
     if kind == "grid":
         return {**values, "grid": read_grid(f"{path}.grid", given.get("grid"))}
     if values["init_points"] > values["budget"]:
-        raise UsageError(f"{path}.init_points: found {values['init_points']}, expected at most the budget, {values['budget']}")
+        raise UsageError(f"{path}.init_points: found {values['init_points']}, expected at most the budget, "
+                         f"{values['budget']}")
     warm = given.get("warm_start_sweeps") or []
     warm = [warm] if isinstance(warm, str) else warm
     if not isinstance(warm, list) or not all(isinstance(item, str) for item in warm):
@@ -83,7 +86,8 @@ def read_grid(path: str, given) -> dict[str, list]:
 
 def read_space(path: str, given) -> dict[str, dict]:
     if not given:
-        raise UsageError(f"{path}: nothing to search; give at least one name, such as {{lambda: {{type: float, min: 0, max: 1}}}}")
+        raise UsageError(f"{path}: nothing to search; give at least one name, such as "
+                         "{lambda: {type: float, min: 0, max: 1}}")
     return {str(name): read_range(f"{path}.{name}", entry) for name, entry in mapping(path, given).items()}
 
 
@@ -125,7 +129,8 @@ def read_subset(path: str, given) -> dict:
     known = [*(parameter.name for parameter in SUBSET), "per_task"]
     known_keys(path, given, known)
     values = section(path, SUBSET, given)
-    values["per_task"] = {str(task): section(f"{path}.per_task.{task}", PER_TASK, entry) for task, entry in per_task.items()}
+    values["per_task"] = {str(task): section(f"{path}.per_task.{task}", PER_TASK, entry)
+                          for task, entry in per_task.items()}
     if values["enabled"] and values["max_samples"] is None and not per_task:
         raise UsageError(f"{path}.max_samples: missing; say how many examples, here or in per_task")
     return values

@@ -3,7 +3,7 @@
     spec = MergeSpec.load("conf/merge/ties.yaml", adapters=["asr", "kws"])
     spec.method, spec.method_params, spec.transforms, spec.lambda_policy
 
-`speechmerge merge` and `speechmerge merge-sweep` read the same keys from the same files. Every error names the exact key:
+`speechmerge merge` and `speechmerge merge-sweep` read the same keys from the same files. Errors name the exact key:
 
     transforms[1].params.target_nrom: unknown key; did you mean 'target_norm'?
     search.space.lambda.min: found 'a', expected number
@@ -26,7 +26,8 @@ from speechmerge.registry import nearest
 MODES = ("common", "strict")
 SAVED_AS = ("lora", "full", "delta", "none")
 OPTIMIZERS = ("none", "bayes", "adamerging", "gradient", "supermerge", "regret_smoothmax")
-SEARCH_KEYS = ("search", "eval_tasks", "split", "save_merged", "eval_subset", "constraint_nonnegative")  # merge-sweep's alone
+# keys that only merge-sweep reads
+SEARCH_KEYS = ("search", "eval_tasks", "split", "save_merged", "eval_subset", "constraint_nonnegative")
 RESULT_KEYS = ("save", "rank", "output_dir")  # of merge, and of the best point of merge-sweep --save-merged true
 
 
@@ -99,11 +100,11 @@ class MergeSpec:
         """UsageError for what a config may say and `verb` cannot do: missing parameters, learned coefficients."""
         kind, method = self.optimizer["type"], METHODS.get(self.method)
         if kind == "bayes" and verb == "merge":
-            raise UsageError("optimizer.type: bayes is a search over decoded results; run `speechmerge merge-sweep` with this "
-                             "config, or set optimizer.type: none")
+            raise UsageError("optimizer.type: bayes is a search over decoded results; run `speechmerge merge-sweep` "
+                             "with this config, or set optimizer.type: none")
         if kind not in ("none", "bayes"):
-            raise UsageError(f"optimizer.type: found {kind}, but learned coefficients are not available in this version; set "
-                             "them in method_params, or search them with `speechmerge merge-sweep`")
+            raise UsageError(f"optimizer.type: found {kind}, but learned coefficients are not available in this "
+                             "version; set them in method_params, or search them with `speechmerge merge-sweep`")
         for parameter in method.parameters:
             by_policy = self.lambda_policy is not None and parameter.name == method.strength
             if parameter.default is REQUIRED and parameter.name not in self.method_params and not by_policy:
@@ -121,14 +122,15 @@ def check_method(spec: MergeSpec):
     declared = {parameter.name: parameter for parameter in method.parameters}
     for key, value in spec.method_params.items():
         if key not in declared:
-            raise UsageError(f"method_params.{key}: unknown parameter {key!r} of method {spec.method}; {nearest(str(key), declared)}")
+            raise UsageError(f"method_params.{key}: unknown parameter {key!r} of method {spec.method}; "
+                             f"{nearest(str(key), declared)}")
         policies.read_strength(f"method_params.{key}", declared[key], value)
     if spec.lambda_policy is not None:
         check_policy(spec, declared, strengths_of(method))
 
 
 def strengths_of(method) -> list[str]:
-    """The parameters that a policy may set; a method of several decides by what else it is told, once it has adapters."""
+    """The parameters that a policy may set; a method of several decides once it has adapters."""
     if method.strength is not None:
         return [method.strength]
     return [parameter.name for parameter in method.parameters if parameter.name in ("lambda", "coefficients")]
@@ -161,7 +163,7 @@ def check_search(spec: MergeSpec):
 
 
 def put(values: dict, path: str, value):
-    """Set the value at a key path such as `lambda`, `coefficients.asr`, `transforms[0].params.k` within a spec's values."""
+    """Set the value at a key path such as `lambda`, `coefficients.asr`, `transforms[0].params.k` of a spec's values."""
     words = re.findall(r"[^.\[\]]+", path)
     if words[0] not in ("method_params", "lambda_policy", "transforms"):
         words = ["method_params", *words]
@@ -239,5 +241,5 @@ READERS = {
     "rank": typed(int, "largest rank of the adapter", low=1),
     "base": read_text,
     "threads": typed(int, "threads to merge with", low=1),
-    "device": lambda path, value: None if value == "auto" else read_text(path, value),  # auto: the model's, of merge-sweep
+    "device": lambda path, value: None if value == "auto" else read_text(path, value),  # auto is for models
 }

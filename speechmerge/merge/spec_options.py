@@ -18,14 +18,18 @@ def add_arguments(parser, method: str = "uniform", searching: bool = False):
     parser.add_argument("--param", type=key_value, action="append", default=[], metavar="KEY=VALUE",
                         help="a parameter of the method; repeatable")
     key("--method-params", "{KEY: VALUE, ...}", "several at once, as in a config")
-    key("--merge-mode", "common|strict", "parameters that not all adapters change: leave them as in the base, or refuse to merge",
+    key("--merge-mode", "common|strict",
+        "parameters that not all adapters change: leave them as in the base, or refuse to merge",
         default="common")
-    key("--transforms", "[NAME, {name: NAME, params: ...}]", "what is done to each adapter before: `speechmerge list transforms`")
+    key("--transforms", "[NAME, {name: NAME, params: ...}]",
+        "what is done to each adapter before: `speechmerge list transforms`")
     key("--lambda-policy", "{type: TYPE, ...}", "the method's strength by block or module: `speechmerge list policies`")
     key("--optimizer", "{type: none}", "how coefficients are learned; none is what there is")
-    parser.add_argument("--base", help="folder of the base model; needed for DoRA, full models and --save full where it cannot "
+    parser.add_argument("--base",
+                        help="folder of the base model; needed for DoRA, full models and --save full where it cannot "
                         "be found")
-    key("--save", "lora|full|delta|none", "a PEFT adapter, a whole model, the deltas, or nothing: made in memory when used", default="lora")
+    key("--save", "lora|full|delta|none",
+        "a PEFT adapter, a whole model, the deltas, or nothing: made in memory when used", default="lora")
     key("--rank", "R", "largest rank of the adapter; what it loses is reported. Default: as much as is needed")
     parser.add_argument("--output-dir", help="default: exp/merged/<method>/<task_combo>/runs/run_<time>")
     key("--threads", "N", "threads to merge with; changes no result. Default: one per core")
@@ -35,7 +39,7 @@ def add_arguments(parser, method: str = "uniform", searching: bool = False):
 
 
 def add_search_arguments(parser, shown: bool):
-    """The keys of merge-sweep; merge takes them too, so that one file serves both, and says that it does not use them."""
+    """The keys of merge-sweep; merge takes them too, so that one file serves both, and says so."""
 
     def key(option, help, **more):
         parser.add_argument(option, help=help if shown else argparse.SUPPRESS, **more)
@@ -48,7 +52,8 @@ def add_search_arguments(parser, shown: bool):
     key("--grid", "overrides search.grid", nargs="+", type=grid_axis, default=[], metavar="KEY=V1,V2,...")
     value("--constraint-nonnegative", "true|false", "refuse searches over negative values", default=False)
     key("--eval-tasks", "tasks or sets to score; default: those of the adapters", nargs="+", action=CommaList)
-    value("--eval-subset", "{max_samples: N, ...}", "score a part of each set, drawn once; results stand apart from the whole set's")
+    value("--eval-subset", "{max_samples: N, ...}",
+          "score a part of each set, drawn once; results stand apart from the whole set's")
     key("--split", "split that decides: validation, or train", default="dev")
     value("--save-merged", "true|false", "make the best point a run, as `speechmerge merge` does", default=False)
 
@@ -86,7 +91,8 @@ def search_of(args) -> dict | None:
     if args.search_type is None:
         return args.search
     search = mapping("search", args.search or {})
-    others = {key for kind in SEARCHES for key in keys_of(kind)} - set(keys_of(args.search_type) if args.search_type in SEARCHES else ())
+    own = keys_of(args.search_type) if args.search_type in SEARCHES else []
+    others = {key for kind in SEARCHES for key in keys_of(kind)} - set(own)
     return {**{key: value for key, value in search.items() if key not in others}, "type": args.search_type}
 
 

@@ -1,4 +1,4 @@
-"""speechmerge list methods | policies | transforms | tasks | corpora | models | adapters: what is there, from code or exp/."""
+"""speechmerge list methods | policies | transforms | tasks | corpora | models | adapters: what there is."""
 import inspect
 
 HELP = "print the registered methods, policies, transforms, tasks, corpora or model families, or the trained adapters"

@@ -1,8 +1,9 @@
-"""speechmerge merge-sweep --adapters asr kws --method weighted --search-type grid --grid lambda=0.2,0.5,0.8 --split validation
+"""speechmerge merge-sweep --adapters asr kws --method weighted --grid lambda=0.2,0.5,0.8 --split validation
 speechmerge merge-sweep --config conf/merge/weighted_delta_sweep_bayes.yaml --adapters asr kws
 
-Scores every point of a grid, or those that a Bayesian search proposes, on the validation split and ranks them by max-min
-interference_delta: exp/merged/<method>/<task_combo>/sweeps/sweep_<time>.json. Killed, the same command goes on where it was.
+Scores every point of a grid, or those that a Bayesian search proposes, on the validation split and ranks them by
+max-min interference_delta: exp/merged/<method>/<task_combo>/sweeps/sweep_<time>.json. Killed, the same command goes on
+where it was.
 """
 from speechmerge.merge.legacy import translate  # noqa: F401  the command line reads older configs through it
 from speechmerge.merge.spec_options import add_arguments as add_spec_arguments
@@ -11,19 +12,21 @@ from speechmerge.models.options import add_model_arguments
 from speechmerge.options import boolean
 from speechmerge.stages.decode import add_decode_arguments
 
-HELP = "merge with many settings, a grid or those that a search proposes; score each on validation, rank by the worst task"
+HELP = "merge with many settings, of a grid or a search; score each on validation, rank them by the worst task"
 
 
 def add_arguments(parser):
     add_spec_arguments(parser, method="task_vector", searching=True)
-    parser.add_argument("--allow-test-selection", type=boolean, default=False, help="let the test split decide, and say so in the result")
+    parser.add_argument("--allow-test-selection", type=boolean, default=False,
+                        help="let the test split decide, and say so in the result")
     parser.add_argument("--reading", choices=("generation", "labels"), default="generation", help="which score decides")
     parser.add_argument("--keep-points", type=boolean, default=False, help="keep the weights of every point")
     parser.add_argument("--data", default="data", help="folder that holds <task>/<split>/")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
     add_model_arguments(parser)
     add_decode_arguments(parser)
-    parser.add_argument("--force", type=boolean, default=False, help="search again although it was done with the same inputs")
+    parser.add_argument("--force", type=boolean, default=False,
+                        help="search again although it was done with the same inputs")
 
 
 def run(args):
@@ -47,11 +50,13 @@ def check(spec, args):
     if not spec.search:
         raise UsageError("search: nothing to search; give --grid lambda=0.2,0.5,0.8, or search in the config")
     if spec.split == "test" and not args.allow_test_selection:
-        raise UsageError("merge-sweep: --split test would choose the parameters on the data that the final numbers come from, and make "
-                         "them too good; search on validation (--allow-test-selection true does it all the same and records it)")
+        raise UsageError("merge-sweep: --split test would choose the parameters on the data that the final numbers "
+                         "come from, and make them too good; search on validation (--allow-test-selection true does it all "
+                         "the same and records it)")
     unused = spec.unused(RESULT_KEYS)
     if unused and not spec.save_merged:
-        logging.info("merge-sweep: %s: for the best point, which is only made with --save-merged true", ", ".join(unused))
+        logging.info("merge-sweep: %s: for the best point, which is only made with --save-merged true",
+                     ", ".join(unused))
 
 
 def print_summary(summary: dict):

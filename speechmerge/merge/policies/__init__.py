@@ -11,8 +11,8 @@ A new policy is one file in this package:
         def __call__(self, name):
             return self.values["value"] if "decoder" in name else 0.0
 
-Values are what the strength takes: a number; where it has one number per adapter also a list, a mapping {adapter: number},
-or one number for all. They are read by the method's own parameter, so that its bounds hold here too.
+Values are what the strength takes: a number; where it has one number per adapter also a list, a mapping {adapter:
+number}, or one number for all. They are read by the method's own parameter, so that its bounds hold here too.
 """
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ class Policy:
 
     def prepare(self, names, read, default=None) -> "Policy":
         """Make the policy ready for the parameters `names`. `read(key path, value)` gives a strength in the method's
-        type; `default` is the method's own. UsageError for wrong values, and for places that these names do not have."""
+        type; `default` is the method's own. UsageError for wrong values and for places that are not there."""
         self.read = read
         self.values = {place: read(f"{self.where}.{place}", value) for place, value in self.strengths().items()}
         if DEFAULT in self.parameters and self.values.setdefault("default", default) is None:
@@ -77,7 +77,7 @@ class Policy:
 
 
 def normalised(given, where: str = "lambda_policy") -> dict:
-    """A policy as `{type: ..., ...}`, all keys texts, as in the JSON of its metadata; a bare number or list is a scalar one."""
+    """A policy as `{type: ..., ...}`, its keys texts as in JSON; a bare number or list is a scalar policy."""
     if not isinstance(given, dict):
         return {"type": "scalar", "value": given}
     if given.get("type") not in POLICIES.names():
@@ -97,13 +97,13 @@ def policy_of(given, where: str = "lambda_policy") -> Policy:
 
 
 def default_of(policy: Policy) -> tuple[str | None, object]:
-    """(place, strength) that holds where nothing else is said; (None, None) where the policy leaves that to the method."""
+    """(place, strength) that holds where nothing else is said; (None, None): the method's own."""
     given = policy.strengths()
     return next(((place, given[place]) for place in ("default", "value", "alpha") if place in given), (None, None))
 
 
 def make_policy(given, method, names) -> Policy:
-    """The policy of `method` (an instance), ready for the parameters `names`: policy(name) is the strength at `name`."""
+    """The policy of `method` (an instance) for the parameters `names`: policy(name) is the strength at `name`."""
     if method.strength is None:
         raise UsageError(f"lambda_policy: method {method.name} has no strength that could differ between parameters")
     parameter = next(parameter for parameter in method.parameters if parameter.name == method.strength)
@@ -128,5 +128,6 @@ def read_strength(path: str, parameter, value, labels=None):
     if len(numbers) == 1 and not isinstance(value, (list, dict)):
         return numbers * len(labels)
     if len(numbers) != len(labels):
-        raise UsageError(f"{path}: found {len(numbers)} numbers, expected {len(labels)}, one for each of {', '.join(labels)}")
+        raise UsageError(f"{path}: found {len(numbers)} numbers, expected {len(labels)}, one for each of "
+                         f"{', '.join(labels)}")
     return numbers

@@ -2,9 +2,9 @@
 
     strength of block l = alpha + beta * l / (L - 1),  l = 0 .. L-1, for encoder and decoder apart; outside blocks alpha
 
-One adapter: beta = 1 - alpha keeps the last block as it is. Several: alpha = (||sum_t tau_t||_1 / ||tau_merged||_1) / T in the
-paper, beta chosen on validation. L is the highest block index that is merged, + 1; a single
-block is the last one.
+One adapter: beta = 1 - alpha keeps the last block as it is. Several: alpha = (||sum_t tau_t||_1 / ||tau_merged||_1) /
+T in the paper, beta chosen on validation. L is the highest block index that is merged, + 1; a single block is the last
+one.
 """
 from speechmerge.merge.checks import leaf
 from speechmerge.merge.layers import block_of, depths
@@ -23,7 +23,8 @@ class Lines(Policy):
     parameters = tuple(Key(number.name, number.help, required=True) for number in NUMBERS)
 
     def check(self):
-        self.alpha, self.beta = (leaf(f"{self.where}.{number.name}", number, self.given[number.name]) for number in NUMBERS)
+        self.alpha, self.beta = (leaf(f"{self.where}.{number.name}", number, self.given[number.name])
+                                 for number in NUMBERS)
 
     def strengths(self):
         return {"alpha": self.alpha}

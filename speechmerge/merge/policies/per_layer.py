@@ -8,8 +8,7 @@
         decoder: {11: 0.8}
     # or overrides: {0: 0.2}, block 0 of every part
 
-The parts are those of :mod:`speechmerge.merge.layers`. Framework and name: lambda policies over LoRA key paths, where an
-index stood for the blocks of encoder and decoder alike.
+The parts are those of :mod:`speechmerge.merge.layers`.
 """
 import re
 
@@ -26,7 +25,9 @@ RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 class PerLayer(Policy):
     """A default, and overrides by block index or range, for all parts or for encoder and decoder apart."""
 
-    parameters = (DEFAULT, Key("overrides", "{encoder: {0: 0.2, 1-3: 0.4}, decoder: {11: 0.8}}, or {0: 0.2} for all parts", required=True))
+    parameters = (DEFAULT,
+                  Key("overrides", "{encoder: {0: 0.2, 1-3: 0.4}, decoder: {11: 0.8}}, or {0: 0.2} for all parts",
+                      required=True))
 
     def check(self):
         self.places: dict[tuple[str | None, int], str] = {}  # (part, None: all parts; block) -> place of its strength
@@ -61,8 +62,8 @@ class PerLayer(Policy):
             parts = there if part is None else {part: there.get(part, [])}
             if not any(index in blocks for blocks in parts.values()):
                 where = "any part" if part is None else repr(part)
-                raise UsageError(f"{self.where}.{place}: no merged parameter lies in block {index} of {where}; there are "
-                                 f"{described(there)}")
+                raise UsageError(f"{self.where}.{place}: no merged parameter lies in block {index} of {where}; there "
+                                 f"are {described(there)}")
 
     def __call__(self, name):
         part, index = block_of(name) or (None, None)

@@ -20,7 +20,8 @@ from speechmerge.merge.registry import POLICIES
 class PerModule(Policy):
     """A default, and overrides by regular expression for the end of the module's name."""
 
-    parameters = (DEFAULT, Key("overrides", '{q_proj: 0.8, "fc[12]": 0.2}: patterns for the ends of module names', required=True))
+    parameters = (DEFAULT, Key("overrides", '{q_proj: 0.8, "fc[12]": 0.2}: patterns for the ends of module names',
+                               required=True))
 
     def check(self):
         self.patterns = {}
@@ -48,8 +49,8 @@ class PerModule(Policy):
         claims = [pattern for pattern, expression in self.patterns.items()
                   if expression.fullmatch(module) or expression.fullmatch(name)]
         if len(claims) > 1:
-            raise UsageError(f"{self.where}.overrides.{claims[1]}: overlaps with {self.where}.overrides.{claims[0]}, both "
-                             f"match {name}")
+            raise UsageError(f"{self.where}.overrides.{claims[1]}: overlaps with {self.where}.overrides.{claims[0]}, "
+                             f"both match {name}")
         return f"overrides.{claims[0]}" if claims else "default"
 
     def __call__(self, name):

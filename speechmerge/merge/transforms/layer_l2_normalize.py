@@ -2,9 +2,9 @@
 
     tau_b <- tau_b * target_norm / max(||tau_b||_F, eps)
 
-b runs over the blocks of :mod:`speechmerge.merge.layers`; the norm is that of all parameters of the block together. For LoRA it
-is computed from the factors' Gram matrices, which is exact and forms no product B A. What lies outside blocks is one more
-group, or is left as it is.
+b runs over the blocks of :mod:`speechmerge.merge.layers`; the norm is that of all parameters of the block together.
+For LoRA it is computed from the factors' Gram matrices, which is exact and forms no product B A. What lies outside
+blocks is one more group, or is left as it is.
 """
 import math
 

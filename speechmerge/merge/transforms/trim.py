@@ -1,7 +1,7 @@
 """Only the largest changes of a task vector, the first step of TIES (arXiv 2306.01708): small ones are mostly noise.
 
-Exactly floor(k % of N) elements are kept, and more where magnitudes at the threshold are equal. N counts the elements of
-all merged parameters together, or of each parameter.
+Exactly floor(k % of N) elements are kept, and more where magnitudes at the threshold are equal. N counts the elements
+of all merged parameters together, or of each parameter.
 """
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import TRANSFORMS

@@ -1,7 +1,7 @@
 """The best approximation of every matrix by one of rank r (Eckart-Young): what a smaller adapter would have kept.
 
-For LoRA it is computed from the factors, never from the product B A. Vectors (biases, norms) stay as they are; kernels of
-convolutions are matrices [shape[0], rest], as everywhere here.
+For LoRA it is computed from the factors, never from the product B A. Vectors (biases, norms) stay as they are; kernels
+of convolutions are matrices [shape[0], rest], as everywhere here.
 """
 import math
 
@@ -18,7 +18,8 @@ class Truncate(Transform):
     parameters = (Parameter("rank", int, REQUIRED, "largest rank that is left", low=1),)
 
     def prepare(self, vector, tensors):
-        return changed(vector, lambda name, delta: Truncated(delta, self.values["rank"]) if len(delta.shape) > 1 else delta)
+        rank = self.values["rank"]
+        return changed(vector, lambda name, delta: Truncated(delta, rank) if len(delta.shape) > 1 else delta)
 
 
 class Truncated(LowRank):
