@@ -1,4 +1,5 @@
 """The one schema of merges and searches: errors by key path, older schemas, searches, and one file for both verbs."""
+import argparse
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from speechmerge.merge.legacy import translate
 from speechmerge.merge.registry import METHODS
 from speechmerge.merge.search_space import read_search, read_subset
 from speechmerge.merge.spec import MergeSpec
-from speechmerge.merge.spec_options import spec_of, words_of
+from speechmerge.merge.spec_options import grid_axis, spec_of, words_of
 from speechmerge.search import searcher, warm_points
 from speechmerge.stages import merge as merge_verb
 from speechmerge.stages import merge_sweep
@@ -271,6 +272,21 @@ def test_options_over_config(tmp_path):
     assert spec == parsed("merge", "--config", str(path), "--param", "k=50", "--lambda", "0.7", "--rank", "4")
     grid = parsed("merge-sweep", "--config", str(path), "--search-type", "grid", "--grid", "k=10,20", "lambda=0.5")
     assert grid.search == {"type": "grid", "grid": {"k": [10, 20], "lambda": [0.5]}}
+
+
+def test_axes_of_a_grid():
+    assert grid_axis("lambda=0.2,0.5") == ("lambda", [0.2, 0.5])
+    assert grid_axis("transforms[0].params.k=1,2") == ("transforms[0].params.k", [1, 2])
+    assert grid_axis("coefficients=[[1,0],[0,1]]") == ("coefficients", [[1, 0], [0, 1]])
+    for text in ("lambda", "lambda=[]", "=3"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            grid_axis(text)
+
+
+def test_one_transform_needs_no_list():
+    words = ("--adapters", "asr", "--transforms")
+    assert parsed("merge", *words, "identity") == parsed("merge", *words, "{name: identity}") == \
+        parsed("merge", *words, "[identity]")
 
 
 def test_the_words_of_a_spec_give_it_again():

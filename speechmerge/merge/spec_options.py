@@ -60,7 +60,7 @@ def add_search_arguments(parser, shown: bool):
 
 def grid_axis(text: str) -> tuple[str, list]:
     """`lambda=0.2,0.5` -> ("lambda", [0.2, 0.5])."""
-    name, value = key_value(text if "[" in text else text.replace("=", "=[", 1) + "]")
+    name, value = key_value(text if "=[" in text else text.replace("=", "=[", 1) + "]")
     if not isinstance(value, list) or not value:
         raise argparse.ArgumentTypeError(f"expected NAME=V1,V2,..., found {text!r}")
     return name, value
@@ -78,6 +78,8 @@ def spec_of(args):
     values["method_params"] = {**given, **dict(args.param)}
     if getattr(args, "lambda") is not None:
         values["method_params"]["lambda"] = getattr(args, "lambda")
+    if isinstance(args.transforms, (str, dict)):  # --transforms trim
+        values["transforms"] = [args.transforms]
     return MergeSpec.of({**values, "search": search_of(args)})
 
 
