@@ -40,5 +40,7 @@ def of_factors(deltas):
 
 def of_blocks(rows):
     """[inputs, inputs] of the same block of each input."""
-    stacked = torch.stack([block.reshape(-1) for block in rows]).double()
-    return (stacked @ stacked.T).cpu()
+    flat = torch.empty(len(rows), rows[0].numel(), dtype=torch.float64, device=rows[0].device)
+    for line, block in zip(flat, rows):
+        line.copy_(block.reshape(-1))
+    return (flat @ flat.T).cpu()
