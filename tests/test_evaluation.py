@@ -68,8 +68,9 @@ def test_merge_and_evaluate_in_one_command(capsys):
 def test_interference_delta_of_a_merge_by_hand():
     main(["merge", "--adapters", "kws", "emotion", "--method", "uniform", "--evaluate", "--eval-split", "test"])
     [found] = Path("exp/merged/uniform/emotion_kws/runs").glob("run_*/eval_results_test.json")
-    value = {name: read_json(f"exp/decode/test/{name}/kws/score.json")["labels"]["value"] for name in ("base", "kws", "uniform_kws-emotion")}
-    expected = (value["uniform_kws-emotion"] - value["kws"]) / (value["kws"] - value["base"])
+    tag = read_json(found.parent / "merge_metadata.json")["tag"]
+    value = {name: read_json(f"exp/decode/test/{name}/kws/score.json")["labels"]["value"] for name in ("base", "kws", tag)}
+    expected = (value[tag] - value["kws"]) / (value["kws"] - value["base"])
     assert read_json(found)["results"]["kws"]["interference_delta"]["labels"]["value"] == pytest.approx(expected)
 
 

@@ -143,7 +143,7 @@ def test_kill_and_the_same_command_again(recipe):
     assert main(words) == 0
     [run] = runs("ties", "asr_kws")
     assert not list(folder.glob(".run_*.part"))
-    speechmerge.merge(["exp/asr/lora", "exp/kws/lora"], method="ties").save("undisturbed", rank=4)
+    speechmerge.merge(["exp/asr/lora", "exp/kws/lora"], "ties", names=["asr", "kws"]).save("undisturbed", rank=4)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (run / name).read_bytes() == Path("undisturbed", name).read_bytes()
 
