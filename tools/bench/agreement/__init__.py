@@ -1,0 +1,1 @@
+"""What each peer computes beside what we compute; tools/bench/agreement.py prints it."""
