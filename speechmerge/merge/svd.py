@@ -20,7 +20,7 @@ from speechmerge.merge.eigen import FEW, leading
 NUMERICAL_RANK = 1e-7  # singular values below this part of the largest are float32 rounding
 CONDITION = 1e3  # of scaled factors, up to which Gram matrices keep 1e-9 of the singular values
 GUARD = 8  # vectors beyond the wanted ones, so that the gap to those left out is not that of two neighbours
-GRAM_RANK = 1e-5  # relative size of singular values down to which their vectors come from a Gram matrix
+GRAM_RANK = 1e-4  # relative size of singular values down to which their vectors come from a Gram matrix
 CANCELLED = 1e-3  # part of the norm below which what is lost is summed up, not the difference of two squares
 SMALL = 256  # up to this size a complete SVD costs less than what avoids it
 EPSILON = {torch.float32: 1e-6, torch.float64: 4e-15}  # error of Gram matrix and eigenvectors; measured: 4e-7
