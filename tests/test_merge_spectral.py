@@ -336,13 +336,18 @@ def test_parameters_that_are_not_low_rank_are_merged_by_the_inner_method():
     ({"inner": 3}, "parameter inner: found 3, expected word"),
     ({"inner": "ties", "inner_params": {"kk": 3}}, "method ties: unknown parameter 'kk'; did you mean 'k'"),
     ({"inner": "ties", "inner_params": 3}, "inner_params: found 3, expected a mapping"),
-    ({"inner": "knots"}, "method core_space: knots cannot be applied to coordinates"),
-    ({"inner": "regmean"}, "regmean cannot be applied to coordinates; it needs gram"),
+    ({"inner": "knots"}, "method core_space: inner knots is such a method itself"),
 ])
 def test_wrong_inner_methods_are_refused(params, message):
     with pytest.raises(UsageError) as error:
         method("core_space", 2, params)
     assert message in str(error.value)
+
+
+def test_inner_methods_that_go_by_statistics_are_refused(monkeypatch):
+    monkeypatch.setattr(METHODS.get("regmean"), "prepare", lambda self, vectors: setattr(self, "statistics", ["gram"]))
+    with pytest.raises(UsageError, match="inner regmean goes by statistics of the parameters themselves"):
+        method("core_space", 2, {"inner": "regmean"}).prepare([])
 
 
 def test_inner_weights_by_name_and_recorded_parameters_make_the_same_method():

@@ -52,9 +52,8 @@ class Inside(Method):
         inner_params = PARAMS.read(given.pop("inner_params", None) or {})
         super().__init__(name, labels, given, policy)
         entry = METHODS.get(self.values["inner"])
-        if issubclass(entry, Inside) or entry.needs:
-            why = "it is such a method itself" if issubclass(entry, Inside) else f"it needs {' and '.join(entry.needs)}"
-            raise UsageError(f"method {name}: {self.values['inner']} cannot be applied to coordinates; {why}")
+        if issubclass(entry, Inside):
+            raise UsageError(f"method {name}: inner {self.values['inner']} is such a method itself")
         self.inner = entry(self.values["inner"], self.labels, inner_params)
         self.values["inner_params"] = self.inner.values
 
@@ -72,6 +71,9 @@ class Inside(Method):
 
     def prepare(self, vectors):
         self.inner.prepare(vectors)
+        if self.inner.statistics:
+            raise UsageError(f"method {self.name}: inner {self.inner.name} goes by statistics of the parameters "
+                             "themselves, which say nothing of coordinates")
 
     def survey(self, tensors):
         from speechmerge.merge.compute import Tensors
