@@ -51,7 +51,7 @@ def disjoint_merge(tensors, zero_sign: int, rule: str = "mean", elect: str = "su
     if share is not None:
         merged.div_(share.clamp_min_(TINY))
     merged.view(torch.int32).bitwise_xor_(signs)
-    if doubt is not None and doubt.amax() > 0:
+    if doubt is not None and doubt.numel() and doubt.amax() > 0:
         _settle(merged, doubt, tensors, zero_sign, rule, weights)
     return merged
 

@@ -17,8 +17,9 @@ import numpy as np
 from speechmerge.merge.compute import read_block
 from speechmerge.merge.delta import Blockwise, blocks
 
-SAMPLE = 1 << 19  # elements; what is not larger is taken as a whole
-SPARSEST = 256  # at least every 256th row is in the sample
+WHOLE = 1 << 20  # elements that are taken as a whole
+SAMPLE = 1 << 19  # elements, about; but not more than every 32nd row, which costs time, nor less than every 256th
+DENSEST, SPARSEST = 32, 256
 SURE = 5  # standard errors on either side
 MAGNITUDE = np.int32(0x7FFFFFFF)
 LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1
@@ -31,30 +32,46 @@ def magnitude_thresholds(tensors, percent: float, names=None) -> list[float]:
     nothing is kept, 0 where everything is.
     """
     total = elements(tensors, names)
+    ranks = _rank_of_percent(total, percent)
+    found = nth_largest(tensors, [ranks] * tensors.count, magnitudes, names) if ranks else [[]] * tensors.count
+    return [_threshold(keys, total, percent) for keys in found]
+
+
+def magnitude_thresholds_of_each(tensors, percent: float) -> dict[str, list[float]]:
+    """The same for every parameter alone."""
+    found = nth_largest_of_each(tensors, lambda total: _rank_of_percent(total, percent))
+    return {name: [_threshold(keys, elements(tensors, [name]), percent) for keys in each]
+            for name, each in found.items()}
+
+
+def _rank_of_percent(total: int, percent: float) -> list[int]:
+    """The rank of the smallest that is kept; none where nothing or everything is."""
     keep = int(total * Fraction(repr(float(percent))) / 100)  # in floats 30 % of 10 would be 2.9999999999999996
-    if keep in (0, total):
-        return [math.inf if keep == 0 else 0.0] * tensors.count
-    found = nth_largest(tensors, [[keep]] * tensors.count, magnitudes, names)
-    return [magnitude_of(key) for key, in found]
+    return [keep] if 0 < keep < total else []
 
 
-def magnitude_bands(tensors, name: str, counts) -> list[tuple[float, float]]:
-    """Per input, the smallest and the largest magnitude of parameter `name` that belong to the `counts(N)[1]` largest
-    after the `counts(N)[0]` largest of all its N. (infinity, 0) where there are none."""
-    largest, count = counts(elements(tensors, [name]))
-    if not count:
-        return [(math.inf, 0.0)] * tensors.count
-    found = nth_largest(tensors, [[largest + count, largest + 1]] * tensors.count, magnitudes, [name])
-    return [tuple(map(magnitude_of, band)) for band in found]
+def _threshold(keys, total: int, percent: float) -> float:
+    return magnitude_of(keys[0]) if keys else 0.0 if total and percent == 100 else math.inf
+
+
+def magnitude_bands(tensors, counts) -> dict[str, list[tuple[float, float]]]:
+    """Per parameter and input, the smallest and the largest magnitude that belong to the `counts(N)[1]` largest after
+    the `counts(N)[0]` largest of all its N. (infinity, 0) where there are none."""
+    def ranks(total):
+        largest, count = counts(total)
+        return [largest + count, largest + 1] if count else []
+
+    return {name: [tuple(map(magnitude_of, keys)) or (math.inf, 0.0) for keys in each]
+            for name, each in nth_largest_of_each(tensors, ranks).items()}
 
 
 def elements(tensors, names=None) -> int:
     return sum(math.prod(tensors.shape(name)) for name in (tensors.names if names is None else names))
 
 
-def magnitudes(blocks_) -> list[np.ndarray]:
-    """int32 keys in the order of the magnitudes, flattened; the blocks are used up."""
-    return [np.bitwise_and(keys, MAGNITUDE, out=keys) for keys in map(bits, blocks_)]
+def magnitudes(inputs) -> list[np.ndarray]:
+    """int32 keys in the order of the magnitudes, flattened; the blocks of the inputs are used up."""
+    return [np.bitwise_and(keys, MAGNITUDE, out=keys) for keys in map(bits, inputs)]
 
 
 def magnitude_of(key: int) -> float:
@@ -83,11 +100,11 @@ def nth_largest(tensors, ranks, keys=magnitudes, names=None) -> list[list[int]]:
     numbers in 1..N.
     """
     names, total = tensors.names if names is None else list(names), elements(tensors, names)
-    stride = min(math.ceil(total / SAMPLE), SPARSEST)
+    if total <= WHOLE:
+        everything = zip(*tensors.map_blocks(lambda block, inputs: keys(inputs), names))
+        return [_take(np.concatenate(parts), wanted) for parts, wanted in zip(everything, ranks)]
+    stride = min(max(total // SAMPLE, DENSEST), SPARSEST)
     samples = _samples(tensors, keys, names, stride)
-    if stride == 1:
-        return [[int(value) for value in _take(np.concatenate(sample), wanted)]
-                for sample, wanted in zip(samples, ranks)]
     brackets = [_brackets(samples.pop(0), wanted, total) for wanted in ranks]
     found = _count(tensors, keys, names, brackets, ranks)
     missed = [(index, place) for index, row in enumerate(found) for place, key in enumerate(row) if key is None]
@@ -96,9 +113,27 @@ def nth_largest(tensors, ranks, keys=magnitudes, names=None) -> list[list[int]]:
     return found
 
 
-def _take(keys: np.ndarray, ranks) -> list:
+def nth_largest_of_each(tensors, ranks, keys=magnitudes) -> dict[str, list[list[int]]]:
+    """The same for every parameter alone; `ranks`: function of its number of elements N that gives numbers in 1..N."""
+    large = [name for name in tensors.names if elements(tensors, [name]) > WHOLE]
+    small = [name for name in tensors.names if name not in set(large)]
+    found = {name: nth_largest(tensors, [ranks(elements(tensors, [name]))] * tensors.count, keys, [name])
+             for name in large}
+    for name, taken in zip(small, tensors.map(lambda name, deltas: _take_all(deltas, ranks, keys), small)):
+        found[name] = taken
+    return found
+
+
+def _take_all(deltas, ranks, keys):
+    """nth_largest of one small parameter, on one thread."""
+    deltas, shape = [delta.loaded() for delta in deltas], deltas[0].shape
+    parts = zip(*(keys(read_block(deltas, start, stop)) for start, stop in blocks(shape)))
+    return [_take(np.concatenate(part), ranks(math.prod(shape))) for part in parts]
+
+
+def _take(keys: np.ndarray, ranks) -> list[int]:
     places = [len(keys) - rank for rank in ranks]
-    return list(np.partition(keys, sorted(set(places)))[places])
+    return [int(key) for key in np.partition(keys, sorted(set(places)))[places]] if places else []
 
 
 # the sample
@@ -117,12 +152,12 @@ def _clusters(name: str, deltas, keys, stride: int):
     """Whole rows of large parameters; of the others, and of those that only come in blocks, single elements."""
     deltas, shape = [delta.loaded() for delta in deltas], deltas[0].shape
     random = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
-    if stride > 1 and len(shape) > 1 and shape[0] >= stride and all(map(_by_row, deltas)):
+    if len(shape) > 1 and shape[0] >= stride and all(map(_by_row, deltas)):
         return [keys(read_block(deltas, row, row + 1)) for row in _picks(shape[0], stride, random)]
     clusters = []
     for start, stop in blocks(shape):
         values = keys(read_block(deltas, start, stop))
-        chosen = slice(None) if stride == 1 else _picks(len(values[0]), stride, random)
+        chosen = _picks(len(values[0]), stride, random)
         clusters.append([value[chosen] for value in values])
     return clusters
 
@@ -181,8 +216,8 @@ def _count(tensors, keys, names, brackets, ranks) -> list[list[int | None]]:
     """One pass over everything; None where a key is not in its bracket."""
     tallies = [[Tally() for _ in row] for row in brackets]
     looks = tensors.map_blocks(
-        lambda block, blocks_: [[_look(values, bracket) for bracket in row]
-                                for values, row in zip(keys(blocks_), brackets)], names)
+        lambda block, inputs: [[_look(values, bracket) for bracket in row]
+                                for values, row in zip(keys(inputs), brackets)], names)
     for look in looks:
         for tally_row, look_row in zip(tallies, look):
             for tally, seen in zip(tally_row, look_row):
@@ -217,7 +252,7 @@ class Tally:
         if self.above - self.at_high < rank <= self.above:
             return bracket.high
         if self.above < rank <= self.above + inside:
-            return int(_take(np.concatenate(self.inside), [rank - self.above])[0])
+            return _take(np.concatenate(self.inside), [rank - self.above])[0]
         if self.above + inside < rank <= self.above + inside + self.at_low:
             return bracket.low
         return None
@@ -227,11 +262,11 @@ class Tally:
 
 def _by_histograms(tensors, keys, names, index: int, rank: int) -> int:
     """Two passes: the upper 16 bits of the key, then the lower ones. No sample, and no memory to speak of."""
-    upper, rank = _bin(tensors, names, rank, lambda blocks_: (keys(blocks_)[index] >> 16) + (1 << 15))
+    upper, rank = _bin(tensors, names, rank, lambda inputs: (keys(inputs)[index] >> 16) + (1 << 15))
     upper -= 1 << 15
 
-    def lower_halves(blocks_):
-        values = keys(blocks_)[index]
+    def lower_halves(inputs):
+        values = keys(inputs)[index]
         return values[(values >> 16) == upper] & 0xFFFF
 
     lower, _ = _bin(tensors, names, rank, lower_halves)
@@ -241,7 +276,7 @@ def _by_histograms(tensors, keys, names, index: int, rank: int) -> int:
 def _bin(tensors, names, rank: int, halves):
     """(the 16-bit number that stands at `rank` from the top, its rank among the equal ones)."""
     histogram = np.zeros(1 << 16, np.int64)
-    for first, counts in tensors.map_blocks(lambda block, blocks_: _histogram(halves(blocks_)), names):
+    for first, counts in tensors.map_blocks(lambda block, inputs: _histogram(halves(inputs)), names):
         histogram[first:first + len(counts)] += counts
     from_top = np.cumsum(histogram[::-1])[::-1]  # elements in this bin and all above
     bin_ = int(np.flatnonzero(from_top >= rank)[-1])

@@ -13,7 +13,7 @@ sum. """
 from fractions import Fraction
 
 from speechmerge.merge.methods.dare import Added
-from speechmerge.merge.methods.ties import ELECTION, WEIGHTS, SignElection, Sparsified
+from speechmerge.merge.methods.ties import POSITIVE_ELECTION, WEIGHTS, SignElection, Sparsified
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import METHODS
 
@@ -36,10 +36,8 @@ class Band(Sparsified):
     def survey(self, tensors):
         from speechmerge.merge.threshold import magnitude_bands
 
-        self.bands = {}  # parameter -> (smallest, largest) magnitude that is kept, for each input
-        if self.values["scope"] == "tensor":
-            for name in tensors.names:
-                self.bands[name] = magnitude_bands(tensors, name, self.counts)
+        # parameter -> (smallest, largest) magnitude that is kept, for each input
+        self.bands = magnitude_bands(tensors, self.counts) if self.values["scope"] == "tensor" else {}
         super().survey(tensors)
 
     def sparsify(self, block, tensors):
@@ -63,4 +61,4 @@ class Breadcrumbs(Band, Added):
 class BreadcrumbsTies(Band, SignElection):
     """Take out the largest and the small values, then TIES' sign election and mean of the values that agree."""
 
-    parameters = (*BAND, *ELECTION)
+    parameters = (*BAND, *POSITIVE_ELECTION)

@@ -54,8 +54,8 @@ class Consensus(TallMasks):
     def check(self):
         super().check()
         if self.values["k"] > len(self.labels):
-            raise UsageError(f"method {self.name}: k: found {self.values['k']}, expected at most {len(self.labels)}, the "
-                             "number of adapters")
+            found, most = self.values["k"], len(self.labels)
+            raise UsageError(f"method {self.name}: k: found {found}, expected at most the number of adapters, {most}")
 
     def combine(self, block, tensors):
         total, masks = self.sum_and_masks(tensors, range(len(tensors)))

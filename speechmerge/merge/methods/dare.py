@@ -10,10 +10,12 @@ values that agree. The authors' script has p = 0.1. `rescale: inverse` divides b
 as in the paper and PEFT; `l1` restores the sum of magnitudes of each parameter instead, as mergekit does; `none` does
 not rescale, which is the authors' script unless it is told to.
 
+Where dropped values cancel, the sign is + as in mergekit; `zero_sum: majority` as in `ties` draws all masks twice.
+
 Masks depend on seed, name of the adapter, parameter and block, and on nothing else; adapters of one name are numbered.
 """
 from speechmerge.errors import UsageError
-from speechmerge.merge.methods.ties import ELECTION, WEIGHTS, SignElection, Sparsified
+from speechmerge.merge.methods.ties import POSITIVE_ELECTION, WEIGHTS, SignElection, Sparsified
 from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
 
@@ -116,4 +118,4 @@ class Dare(DareTaskArithmetic):
 class DareTies(Drop, SignElection):
     """DARE's drop and rescale, then TIES' sign election and mean of the values that agree, times lambda."""
 
-    parameters = (*DROP, LAMBDA, *ELECTION)
+    parameters = (*DROP, LAMBDA, *POSITIVE_ELECTION)

@@ -9,7 +9,7 @@ restores the L1 norm of each parameter (`rescale: l1`) instead of dividing by p.
 `della_linear`, as mergekit's, adds the vectors up instead of electing signs. """
 from speechmerge.errors import UsageError
 from speechmerge.merge.methods.dare import RESCALE, SEED, Added, Thinned
-from speechmerge.merge.methods.ties import ELECTION, WEIGHTS, SignElection
+from speechmerge.merge.methods.ties import POSITIVE_ELECTION, WEIGHTS, SignElection
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import METHODS
 
@@ -44,7 +44,7 @@ class MagPrune(Thinned):
 class Della(MagPrune, SignElection):
     """Drop at random by rank in the row, rescale, elect signs, mean of the values that agree, times lambda."""
 
-    parameters = (*MAGPRUNE, *ELECTION)
+    parameters = (*MAGPRUNE, *POSITIVE_ELECTION)
 
 
 @METHODS.register("della_linear")

@@ -11,6 +11,7 @@ result is the unified vector, and saving writes `masks.safetensors` beside it; `
 back. With `task` the result is that task's vector at once. The authors' code adds up means per parameter for rescale,
 by which a bias counts as much as a matrix, and takes gamma = -1 where the sum is 0; here it is the formulas' sum, and
 gamma = 0. """
+import itertools
 from dataclasses import dataclass, replace
 
 from speechmerge.errors import SpeechMergeError, UsageError
@@ -42,6 +43,7 @@ class TaskMasks(Elementwise):
     """Shared by the methods for routers: one vector for all tasks, and what a task takes of it."""
 
     strength = "lambda"
+    rescales = False  # whether a task's vector gets its norm back by a number
     rescale = 1.0  # of the wanted task
 
     def check(self):
@@ -73,22 +75,45 @@ class TaskMasks(Elementwise):
 
         from speechmerge.merge.masks import pack
 
-        parts = {}
-        for name, masks in tensors.map_blocks(self.masks):
-            for task, mask in zip(self.tasks, masks):
-                parts.setdefault(f"mask/{task}/{name}", []).append(mask)
-        arrays = {key: pack(np.concatenate(blocks)) for key, blocks in parts.items()}
-        scales = self.rescales(tensors, range(len(self.tasks)))
+        everyone, norms = range(len(self.tasks)), Norms(self.tasks)
+        arrays = {f"mask/{task}/{name}": np.zeros(0, np.uint8) for task in self.tasks for name in tensors.names}
+        looks = tensors.map_blocks(lambda block, inputs: (block.name, *self.look(inputs, everyone)))
+        for name, blocks in itertools.groupby(looks, key=lambda look: look[0]):
+            parts = []
+            for _, masks, sizes in blocks:
+                parts.append([mask.cpu().numpy().astype(bool).reshape(-1) for mask in masks])
+                norms.add(sizes)
+            for task, part in zip(self.tasks, zip(*parts)):
+                arrays[f"mask/{task}/{name}"] = pack(np.concatenate(part))
+        scales = norms.ratios() if self.rescales else [1.0] * len(self.tasks)
         return {**arrays, **{f"rescale/{task}": np.array([scale]) for task, scale in zip(self.tasks, scales)}}
 
-    def masks(self, block, tensors):
-        """(parameter, booleans of each task, flattened)."""
-        _, masks = self.unified_and_masks(tensors, range(len(tensors)))
-        return block.name, [mask.cpu().numpy().astype(bool).reshape(-1) for mask in masks]
+    def look(self, tensors, indices):
+        """Of a block and for each of `indices`: the mask, and (sum |tau_t|, sum |mask_t * unified|)."""
+        from torch import float64
+        from torch.linalg import vector_norm
 
-    def rescales(self, tensors, indices) -> list[float]:
-        """The number of each of `indices`."""
-        return [1.0 for _ in indices]
+        def size(tensor):
+            return vector_norm(tensor, 1, dtype=float64).item() if self.rescales else 0.0
+
+        own = [size(tensors[index]) for index in indices]
+        unified, masks = self.unified_and_masks(tensors, indices)
+        return masks, [(before, size(mask * unified)) for before, mask in zip(own, masks)]
+
+
+class Norms:
+    """Sums over blocks of (sum |tau_t|, sum |mask_t * unified|) for each task."""
+
+    def __init__(self, tasks):
+        self.sums = [[0.0, 0.0] for _ in tasks]
+
+    def add(self, sizes):
+        for total, (own, unified) in zip(self.sums, sizes):
+            total[0] += own
+            total[1] += unified
+
+    def ratios(self) -> list[float]:
+        return [own / unified if unified else 1.0 for own, unified in self.sums]
 
 
 @METHODS.register("emr")
@@ -96,33 +121,20 @@ class Emr(TaskMasks):
     """The largest values of the elected signs for all tasks, and a bit mask and a scale for each task."""
 
     parameters = (TASK, LAMBDA)
+    rescales = True
 
     def survey(self, tensors):
         if self.wanted:
-            self.rescale = self.rescales(tensors, self.wanted)[0]
+            norms = Norms(self.wanted)
+            for _, sizes in tensors.map_blocks(lambda block, inputs: self.look(inputs, self.wanted)):
+                norms.add(sizes)
+            self.rescale, = norms.ratios()
 
     def unified_and_masks(self, tensors, indices):
         from speechmerge.merge.signs import disjoint_merge
 
         unified = disjoint_merge(tensors, zero_sign=0, rule="max")
         return unified, [tensors[index].sign_().mul_(unified).gt_(0) for index in indices]
-
-    def rescales(self, tensors, indices) -> list[float]:
-        sums = [[0.0, 0.0] for _ in indices]
-        for norms in tensors.map_blocks(lambda block, inputs: self.norms(inputs, indices)):
-            for total, (own, unified) in zip(sums, norms):
-                total[0] += own
-                total[1] += unified
-        return [own / unified if unified else 1.0 for own, unified in sums]
-
-    def norms(self, tensors, indices):
-        """(sum |tau_t|, sum |mask_t * unified|) of a block for each of `indices`."""
-        from torch import float64
-        from torch.linalg import vector_norm
-
-        own = [vector_norm(tensors[index], 1, dtype=float64).item() for index in indices]
-        unified, masks = self.unified_and_masks(tensors, indices)
-        return [(size, vector_norm(mask.mul_(unified), 1, dtype=float64).item()) for size, mask in zip(own, masks)]
 
 
 def vector_of_task(vector, task: str, masks=None, base=None):

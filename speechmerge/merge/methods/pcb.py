@@ -36,10 +36,12 @@ class Pcb(Elementwise):
             raise UsageError(f"method {self.name}: ratio: found 0, expected a number above 0")
 
     def survey(self, tensors):
-        from speechmerge.merge.threshold import (
-            elements, magnitude_of, nth_largest, ordered_keys, ordered_value)
+        from speechmerge.merge.threshold import elements, magnitude_of, nth_largest, ordered_keys, ordered_value
 
         total = elements(tensors)
+        self.bounds = self.cuts = [(0.0, 0.0)] * tensors.count
+        if not total:
+            return
         outliers, unweighted = int(total * OUTLIERS), int(total * (1 - Fraction(repr(self.values["ratio"]))))
         found = nth_largest(tensors, [[total - outliers, outliers + 1]] * tensors.count)
         self.bounds = [tuple(map(magnitude_of, keys)) for keys in found]  # of a_t

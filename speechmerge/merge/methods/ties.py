@@ -20,6 +20,8 @@ What implementations do differently, and what is chosen:
 
 Deltas are the true products B A; PEFT's `ties` trims A and B apart, which is another method.
 """
+from dataclasses import replace
+
 from speechmerge.merge.method import Elementwise, check_count
 from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
@@ -31,6 +33,9 @@ ELECTION = (
     Parameter("zero_sum", ("majority", "positive"), "majority", "the sign where values cancel: the model's, or +"),
     WEIGHTS,
 )
+# where values were dropped at random or cut out, so that the model's sign would cost doing that twice for all
+POSITIVE_ELECTION = tuple(replace(parameter, default="positive") if parameter.name == "zero_sum" else parameter
+                          for parameter in ELECTION)
 
 
 class Sparsified(Elementwise):
@@ -92,12 +97,12 @@ class Ties(SignElection):
     )
 
     def survey(self, tensors):
-        from speechmerge.merge.threshold import magnitude_thresholds
+        from speechmerge.merge.threshold import magnitude_thresholds, magnitude_thresholds_of_each
 
-        groups = [tensors.names] if self.values["trim"] == "all" else [[name] for name in tensors.names]
-        self.thresholds = {}  # parameter -> one per input
-        for names in groups:
-            self.thresholds.update(dict.fromkeys(names, magnitude_thresholds(tensors, self.values["k"], names)))
+        if self.values["trim"] == "all":  # parameter -> one threshold per input
+            self.thresholds = dict.fromkeys(tensors.names, magnitude_thresholds(tensors, self.values["k"]))
+        else:
+            self.thresholds = magnitude_thresholds_of_each(tensors, self.values["k"])
         super().survey(tensors)
 
     def sparsify(self, block, tensors):
