@@ -11,6 +11,7 @@ from speechmerge.files import read_json, write_json
 from speechmerge.merge.delta import LowRank
 from speechmerge.merge.fingerprint import model_fingerprint
 from speechmerge.merge.read import read
+from speechmerge.merge.run import again
 
 KINDS = {
     "lora": {},
@@ -198,7 +199,8 @@ def test_metadata_lets_anyone_do_it_again(base, pair, tmp_path):
         tmp_path / "m", rank=2
     )
     assert read_json(tmp_path / "m" / "merge_metadata.json") == json.loads(json.dumps(metadata))
-    assert metadata["tag"] == "ties_k30_l1_asr-kws_r2" and metadata["params"] == {"k": 30.0, "lambda": 1.0, "trim": "all"}
+    assert metadata["tag"] == "ties_k30_l1_asr-kws_r2"
+    assert (metadata["params"]["k"], metadata["params"]["lambda"], metadata["params"]["trim"]) == (30.0, 1.0, "all")
     assert [(entry["name"], entry["path"], entry["rank"]) for entry in metadata["adapters"]] == \
         [("asr", str(pair[0]), [4]), ("kws", str(pair[1]), [6])]
     assert metadata["adapters"][1]["scaling"] == [pytest.approx(9 / 6 ** 0.5)]
@@ -206,6 +208,12 @@ def test_metadata_lets_anyone_do_it_again(base, pair, tmp_path):
     assert 0 < metadata["error"]["relative_total"] < 1 and "versions" in metadata["provenance"]
     notes = read_json(tmp_path / "m" / "speechmerge.json")
     assert notes["base"]["fingerprint"] == model_fingerprint(base)
+    again(metadata).run().save(tmp_path / "again", rank=2)
+    files = [(tmp_path / folder / "adapter_model.safetensors").read_bytes() for folder in ("m", "again")]
+    assert files[0] == files[1]
+    metadata["adapters"][0]["sha256"] = "0" * 64
+    with pytest.raises(SpeechMergeError, match="has changed since it was merged"):
+        again(metadata)
 
 
 def test_the_same_inputs_give_the_same_bytes(pair, tmp_path):

@@ -24,7 +24,7 @@ class Method:
     parameters: tuple[Parameter, ...] = ()
     fewest, most = 1, None  # how many inputs the method takes
     strength: str | None = None  # the parameter of the method that a lambda policy sets for each parameter of the model
-    needs: tuple[str, ...] = ()  # "fisher", "gram": statistics of each adapter; "base": weights of the base
+    statistics = ()  # of methods that go by measurements: those of each input, once `prepare` has opened them
 
     def __init__(self, name: str, labels, params: dict, policy=None):
         self.name, self.labels, self.policy = name, list(labels), policy
@@ -51,6 +51,9 @@ class Method:
     def rank(self, name: str, deltas) -> int | None:
         """The largest rank that the result can have, None: full rank. For the plan: no tensor is read."""
         return None
+
+    def check_strength(self, value):
+        """Refuse a strength that a policy gives, beyond what its parameter checks."""
 
     def strength_at(self, name: str):
         """The strength for one parameter: from the policy where there is one, else the same for all."""

@@ -67,6 +67,7 @@ def read_bytes(merge, base) -> int:
     """Of all input files once, and of the base's where it is read."""
     paths = {path for vector in merge.vectors for path in getattr(vector.details.get("sha256"), "paths", ())}
     paths |= set(base.files) if base else set()
+    paths |= {found.path for found in merge.rule.statistics}
     return sum(os.path.getsize(path) for path in paths)
 
 

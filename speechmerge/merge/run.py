@@ -7,7 +7,9 @@
 from dataclasses import dataclass, field
 
 from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.files import fingerprint
 from speechmerge.hashes import ContentHash
+from speechmerge.merge import policies
 from speechmerge.merge.compute import Tensors, computing
 from speechmerge.merge.fingerprint import common_base, settle
 from speechmerge.merge.method import Method
@@ -15,6 +17,7 @@ from speechmerge.merge.read import read
 from speechmerge.merge.registry import METHODS
 from speechmerge.merge.tag import merge_tag
 from speechmerge.merge.task_vector import TaskVector, check_shapes
+from speechmerge.merge.transforms import make_transforms, normalised
 
 MODES = ("common", "strict")
 
@@ -47,23 +50,24 @@ def prepare(adapters, method="uniform", base=None, merge_mode="common", names=No
         raise UsageError(f"adapters: found {adapters!r}, expected a list of at least one folder or TaskVector")
     if names and len(names) != len(adapters):
         raise UsageError(f"names: found {len(names)} for {len(adapters)} adapters")
+    lambda_policy, transforms = settings(lambda_policy, transforms)
     vectors = [read(adapter, base, name) for adapter, name in zip(adapters, names or [None] * len(adapters))]
     rule = METHODS.get(method)(method, [vector.label for vector in vectors], params or {}, lambda_policy)
     known = common_base([vector.base for vector in vectors], [describe(vector) for vector in vectors])
     check_shapes(vectors)
     shared, left_out = shared_parameters(vectors, merge_mode)
     if lambda_policy is not None:
-        from speechmerge.merge.policies import make_policy
-
-        rule.policy = make_policy(lambda_policy, rule, shared)
-    steps = []
-    if transforms:
-        from speechmerge.merge.transforms import make_transforms
-
-        steps = make_transforms(transforms)
+        rule.policy = policies.make_policy(lambda_policy, rule, shared)
+        for name in shared:
+            rule.check_strength(rule.strength_at(name))
     rule.prepare(vectors)
-    return Merge(rule, vectors, known, shared, left_out, merge_mode, steps,
-                 {"lambda_policy": lambda_policy, "transforms": list(transforms)})
+    return Merge(rule, vectors, known, shared, left_out, merge_mode, make_transforms(transforms),
+                 {"lambda_policy": lambda_policy, "transforms": transforms})
+
+
+def settings(lambda_policy, transforms):
+    """Policy and transforms in the one form that metadata and tags hold, however they were written."""
+    return lambda_policy if lambda_policy is None else policies.normalised(lambda_policy), normalised(transforms)
 
 
 @dataclass
@@ -84,6 +88,10 @@ class Merge:
         for vector in self.vectors:
             if isinstance(vector.details.get("sha256"), ContentHash):
                 vector.details["sha256"].start()
+
+    def statistics(self) -> dict[str, str]:
+        """File -> fingerprint of how it was measured, for the statistics that the method goes by."""
+        return {str(found.path): fingerprint(found.record) for found in self.rule.statistics}
 
     def plan(self, save="lora", rank=None) -> dict:
         """What would be done; see :mod:`speechmerge.merge.plan`."""
@@ -129,6 +137,7 @@ class Merge:
             **self.settings,
             "merge_mode": self.merge_mode,
             "left_out": self.left_out,
+            "statistics": self.statistics(),
             "adapters": [about(vector) for vector in self.vectors],
             "peft": _agreed([vector.details.get("peft") for vector in self.vectors]) or {},
         }
@@ -145,6 +154,8 @@ def again(metadata: dict, base=None) -> Merge:
         if entry.get("sha256") and now != entry["sha256"]:
             raise SpeechMergeError(f"{vector.origin}: has changed since it was merged (sha256 {now[:12]}, recorded "
                                    f"{entry['sha256'][:12]}); merge again with --force true")
+    if found.statistics() != metadata.get("statistics", {}):
+        raise SpeechMergeError(f"{', '.join(found.statistics())}: measured again since it was merged; merge again")
     return found
 
 

@@ -76,6 +76,7 @@ def merged_folder(spec, merge, systems, exp_dir, force=False):
 
     files = [path for _, system in systems for path in content_files(system)]
     options = {**spec.arguments(), "params": merge.rule.values, "save": spec.save, "rank": spec.rank,
+               "statistics": merge.statistics(),
                "adapters": [(name, system.path) for name, system in systems]}
     merge.start_hashing()
 

@@ -22,7 +22,6 @@ class Fisher(Elementwise):
     """The mean of the task vectors, each value weighted by its Fisher information on the adapter's own data."""
 
     strength = "lambda"
-    needs = ("fisher",)
     parameters = (
         LAMBDA,
         Parameter("weights", "floats", None, "one weight per adapter beside its Fisher information, as a list or "

@@ -23,13 +23,13 @@ class RegMean(Method):
     """Least squares over the inputs of each linear layer; needs `speechmerge statistics --kind gram`."""
 
     strength = "lambda"
-    needs = ("gram",)
+    kind = "gram"  # of the statistics
     parameters = (LAMBDA, OFF_DIAGONAL)
 
     def prepare(self, vectors):
         from speechmerge.merge.statistics import read_statistics
 
-        self.statistics = read_statistics(vectors, self.needs[0])
+        self.statistics = read_statistics(vectors, self.kind)
 
     def known(self, name: str) -> bool:
         return all(name in statistics for statistics in self.statistics)
@@ -58,7 +58,7 @@ class RegMean(Method):
 class RegMeanPlusPlus(RegMean):
     """RegMean on the inputs that each block has in the merged model; needs `statistics --kind regmean_plus_plus`."""
 
-    needs = ("regmean_plus_plus",)
+    kind = "regmean_plus_plus"
 
     def prepare(self, vectors):
         from speechmerge.merge.statistics import command
@@ -68,4 +68,4 @@ class RegMeanPlusPlus(RegMean):
         if used != wanted:
             raise SpeechMergeError(f"{self.statistics[0].path}: the blocks were merged with off_diagonal {used:g}, "
                                    f"found {wanted:g}; use off_diagonal={used:g}, or run "
-                                   f"`{command(vectors, self.needs[0])} --off-diagonal {wanted:g}`")
+                                   f"`{command(vectors, self.kind)} --off-diagonal {wanted:g}`")

@@ -26,29 +26,29 @@ class Slerp(OnSphere):
     )
 
     def check(self):
-        self.needs = ("base",) if self.values["space"] == "weights" else ()
+        self.on_weights = self.values["space"] == "weights"
 
     def prepare(self, vectors):
-        if self.needs:
+        if self.on_weights:
             from speechmerge.merge.base_weights import base_weights
 
             self.base = base_weights(vectors)
 
     def survey(self, tensors):
-        if self.needs:
+        if self.on_weights:
             from speechmerge.merge.compute import Tensors
 
             tensors = Tensors({name: [*tensors.deltas(name), self.base[name]] for name in tensors.names})
         super().survey(tensors)
 
     def combination(self, products, name):
-        if not self.needs:
+        if not self.on_weights:
             return slerp(products, self.strength_at(name))
         base = products[2, :2]
         return slerp(products[:2, :2] + base[:, None] + base[None, :] + products[2, 2], self.strength_at(name))
 
     def merge(self, name, deltas):
-        if not self.needs:
+        if not self.on_weights:
             return super().merge(name, deltas)
         from speechmerge.merge.delta import concatenate
 
@@ -57,4 +57,4 @@ class Slerp(OnSphere):
         return concatenate([*deltas, self.base[name]], [first, second, beyond if abs(beyond) > 1e-12 else 0.0])
 
     def rank(self, name, deltas):
-        return None if self.needs else super().rank(name, deltas)
+        return None if self.on_weights else super().rank(name, deltas)

@@ -48,6 +48,10 @@ class Weighted(Linear):
             check_count(self.name, "coefficients", numbers, self.labels)
             check_signs(self.name, numbers, self.values["allow_negative_coefficients"])
 
+    def check_strength(self, value):
+        if self.strength == "coefficients":
+            check_signs(self.name, value, self.values["allow_negative_coefficients"])
+
     def coefficients(self, name):
         numbers = self.strength_at(name)
         return [numbers, 1 - numbers] if self.strength == "lambda" else numbers
@@ -70,6 +74,9 @@ class WeightedN(Linear):
         if self.values["coefficients"] is not None:
             check_count(self.name, "coefficients", self.values["coefficients"], self.labels)
             check_signs(self.name, self.values["coefficients"], self.values["allow_negative_coefficients"])
+
+    def check_strength(self, value):
+        check_signs(self.name, value, self.values["allow_negative_coefficients"])
 
     def coefficients(self, name):
         return self.strength_at(name)
