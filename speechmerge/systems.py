@@ -14,7 +14,7 @@ from speechmerge.tasks import TASKS, get_task
 BASE = "base"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json", "delta.safetensors")
 
-CONTENT = ("*.safetensors", "*config.json", "*.index.json", "delta.json")
+CONTENT = ("*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*config.json", "*.index.json", "delta.json")
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,40 @@
-"""A model's weights on disk: a folder of safetensors, sharded or not, opened by header and read tensor by tensor."""
+"""A model's weights on disk, opened by header and read tensor by tensor: a folder of safetensors, sharded or not, or a
+checkpoint of PyTorch, which is read without running what stands in it.
+"""
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
 from speechmerge.merge.safetensors_file import Entry, read_header, read_tensor
+from speechmerge.merge.torch_file import SUFFIXES, TorchFile, open_torch_file
 
 INDEX = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TORCH_INDEX = "pytorch_model.bin.index.json"
+NO_WEIGHTS = ("adapter_model.bin", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth")
 
 
 class Checkpoint:
-    """`entries`: name -> Entry; `tensor(name)` reads one. Raises SpeechMergeError for pickles and damaged files."""
+    """`entries`: name -> Entry; `tensor(name)` reads one. Raises SpeechMergeError for damaged files.
+
+    `folder` is the model's place, a folder or a file; `torch` its only file where that is a checkpoint of PyTorch.
+    """
 
     def __init__(self, source):
         self.folder = resolve_model_dir(source)
         self.files = weight_files(self.folder)
         self.entries: dict[str, Entry] = {}
+        self.torch: TorchFile | None = None
         for path in self.files:
-            for name, entry in read_header(path).items():
+            for name, entry in self._open(path).items():
                 if name in self.entries:
                     raise SpeechMergeError(f"{path}: key {name} also stands in {self.entries[name].path}")
                 self.entries[name] = entry
+
+    def _open(self, path: Path) -> dict[str, Entry]:
+        if path.suffix not in SUFFIXES:
+            return read_header(path)
+        self.torch = open_torch_file(path)
+        return self.torch.entries
 
     def tensor(self, name: str):
         return read_tensor(self.entry(name))
@@ -35,44 +49,53 @@ class Checkpoint:
 
 
 def resolve_model_dir(source) -> Path:
-    """A model's folder, given as such or as a hub id that is already in the local hub cache. Never downloads."""
+    """A model's folder or file, given as such or as a hub id that is already in the local hub cache. No download."""
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() or is_weights(path):
         return path
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(source), local_files_only=True))
     except Exception as error:  # the hub client has no common error for "not an id" and "not in the cache"
-        raise SpeechMergeError(f"model {source}: neither a folder nor a model in the local hub cache; "
-                               f"run `hf download {source}` first or give --base a folder") from error
+        raise SpeechMergeError(f"model {source}: neither a folder, a file of weights ({', '.join(SUFFIXES)}, .safetensors) "
+                               f"nor a model in the local hub cache; run `hf download {source}` first or give --base a "
+                               "folder") from error
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a path names a file of weights."""
+    return path.suffix in (*SUFFIXES, ".safetensors") and path.is_file()
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, from its index where it has one."""
-    if (folder / INDEX).is_file():
-        return _indexed(folder)
+    """The files of a model's weights: safetensors before PyTorch's, and those of an index where there is one."""
+    if folder.is_file():
+        return [folder]
+    for index in (INDEX, TORCH_INDEX):
+        if (folder / index).is_file():
+            return _indexed(folder / index)
     found = sorted(path for path in folder.glob("*.safetensors") if path.name != "adapter_model.safetensors")
     if (folder / "model.safetensors") in found:
         return [folder / "model.safetensors"]
     if found:
         return found
-    pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
-    if pickles:
-        raise SpeechMergeError(
-            f"{folder / pickles[0]}: pickled weights can run code and are not read; save the model as "
-            "safetensors (transformers: model.save_pretrained)"
-        )
-    raise SpeechMergeError(f"{folder}: no *.safetensors weights found")
+    found = sorted(path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}") if path.name not in NO_WEIGHTS)
+    if len(found) == 1:
+        return found
+    if found:
+        raise SpeechMergeError(f"{folder}: found {', '.join(path.name for path in found[:5])}; name the file that is meant")
+    raise SpeechMergeError(f"{folder}: no weights found (*.safetensors, {', '.join('*' + suffix for suffix in SUFFIXES)})")
 
 
-def _indexed(folder: Path) -> list[Path]:
-    names = read_json(folder / INDEX).get("weight_map", {})
+def _indexed(index: Path) -> list[Path]:
+    folder, names = index.parent, read_json(index).get("weight_map", {})
+    suffix = ".safetensors" if index.name == INDEX else ".bin"
+    if not isinstance(names, dict) or not names:
+        raise SpeechMergeError(f"{index}: key weight_map: found {names!r}, expected a mapping of weights to files")
     for key, name in names.items():
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise SpeechMergeError(
-                f"{folder / INDEX}: key {key}: {name!r} is not the name of a safetensors file in this folder"
-            )
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
+            raise SpeechMergeError(f"{index}: key {key}: {name!r} is not the name of a {suffix} file in this folder")
         if not (folder / name).is_file():
-            raise SpeechMergeError(f"{folder / INDEX}: key {key}: {name} is missing; copy the model again")
+            raise SpeechMergeError(f"{index}: key {key}: {name} is missing; copy the model again")
     return [folder / name for name in sorted(set(names.values()))]

@@ -10,7 +10,7 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
 from speechmerge.hashes import ContentHash
-from speechmerge.merge.checkpoint import Checkpoint, resolve_model_dir
+from speechmerge.merge.checkpoint import Checkpoint, is_weights, resolve_model_dir
 from speechmerge.merge.delta import Delta, Difference, LowRank, Stored, floats
 from speechmerge.merge.fingerprint import Base, given_base
 from speechmerge.merge.safetensors_file import FLOATS, read_header
@@ -27,7 +27,7 @@ def read(source, base=None, name=None) -> TaskVector:
         vector = source
     else:
         folder = Path(source).expanduser()
-        if not folder.is_dir():
+        if not folder.is_dir() and not is_weights(folder):
             raise SpeechMergeError(
                 f"adapter {source}: no such folder; `speechmerge list adapters` shows the registered ones"
             )
@@ -94,20 +94,22 @@ def read_full(folder, base=None) -> TaskVector:
             f"{folder}: the weights of a full model become a task vector only relative to its base; give --base"
         )
     tuned, start = Checkpoint(folder), Checkpoint(base)
-    _same_keys(tuned, start)
-    names = [name for name, entry in tuned.entries.items() if entry.dtype in FLOATS]
+    only_here = _compare_keys(tuned, start)
+    names = [name for name, entry in tuned.entries.items() if entry.dtype in FLOATS and name not in only_here]
     deltas = {name: difference(tuned.entries[name], start.entry(name)) for name in names}
     known = given_base(base, start.folder, about["base"], str(folder))
     return TaskVector(deltas, known, about["task"], about["language"], str(folder),
-                      {"sha256": ContentHash(tuned.files), "kind": "full"})
+                      {"sha256": ContentHash(tuned.files), "kind": "full", "not_in_base": sorted(only_here)})
 
 
-def _same_keys(tuned: Checkpoint, start: Checkpoint):
-    """Every tensor of one model is in the other, so that nothing is lost silently."""
-    for here, there in ((tuned, start), (start, tuned)):
-        lost = sorted(set(here.entries) - set(there.entries))
-        if lost:
-            raise SpeechMergeError(f"{here.folder}: {len(lost)} keys are not in {there.folder}: {', '.join(lost[:5])}")
+def _compare_keys(tuned: Checkpoint, start: Checkpoint) -> set[str]:
+    """Keys that the base lacks: a head that was added. SpeechMergeError where the fine-tuned model lacks any of the
+    base's, since then it is not a model of this base, or a part of it was lost."""
+    lost = sorted(set(start.entries) - set(tuned.entries))
+    if lost:
+        raise SpeechMergeError(f"{start.folder}: {len(lost)} of {len(start.entries)} keys are not in {tuned.folder}: "
+                               f"{', '.join(lost[:5])}; give the base in the same class and format")
+    return set(tuned.entries) - set(start.entries)
 
 
 def difference(tuned, start) -> Difference:

@@ -14,10 +14,10 @@ from speechmerge.merge.checkpoint import Checkpoint
 from speechmerge.merge.delta import Computed, Dense, LowRank, Stored, floats
 from speechmerge.merge.fingerprint import Base, given_base
 from speechmerge.merge.read import base_folder, difference, our_notes
-from speechmerge.merge.safetensors_file import FLOATS, read_header
+from speechmerge.merge.safetensors_file import FLOATS
 from speechmerge.merge.task_vector import TaskVector
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 # settings under which B A is not the change of the base's weight; any value but an empty one is refused
 REFUSED = {
@@ -43,7 +43,7 @@ def read_peft(folder, base=None) -> TaskVector:
     config, path = read_config(folder), weights_file(folder)
     notes = our_notes(folder)
     known = Base(notes["base"].source or config.get("base_model_name_or_path"), notes["base"].fingerprint)
-    factors, whole = group_keys(path, read_header(path))
+    factors, whole = group_keys(path, Checkpoint(path).entries)
     start = None
     if whole or config.get("use_dora"):
         start, known = _open_base(folder, known, base)
@@ -87,15 +87,11 @@ def read_config(folder: Path) -> dict:
 
 
 def weights_file(folder: Path) -> Path:
-    if (folder / WEIGHTS).is_file():
-        return folder / WEIGHTS
-    if (folder / "adapter_model.bin").is_file():
-        raise SpeechMergeError(
-            f"{folder / 'adapter_model.bin'}: pickled weights can run code and are not read; load the adapter "
-            "with PEFT where you trust it and save it as safetensors"
-        )
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
     raise SpeechMergeError(
-        f"{folder / WEIGHTS}: missing, found only {', '.join(sorted(p.name for p in folder.iterdir()))}"
+        f"{folder / WEIGHTS[0]}: missing, found only {', '.join(sorted(p.name for p in folder.iterdir()))}"
     )
 
 

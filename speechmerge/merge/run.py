@@ -162,9 +162,8 @@ def again(metadata: dict, base=None) -> Merge:
 def shared_parameters(vectors, merge_mode: str):
     """(names that all vectors have, sorted; label -> names that only some have). Mode strict: SpeechMergeError."""
     shared = set.intersection(*(set(vector.deltas) for vector in vectors))
-    left_out = [
-        (vector.label, sorted(set(vector.deltas) - shared)) for vector in vectors if set(vector.deltas) - shared
-    ]
+    rest = [(vector.label, set(vector.deltas) - shared | set(vector.details.get("not_in_base", ()))) for vector in vectors]
+    left_out = [(label, sorted(names)) for label, names in rest if names]
     if left_out and merge_mode == "strict":
         lines = "; ".join(f"{label} has {len(names)} more: {', '.join(names[:3])}" for label, names in left_out)
         raise SpeechMergeError(f"merge_mode strict: the adapters do not change the same parameters: {lines}")

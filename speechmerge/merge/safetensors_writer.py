@@ -36,13 +36,13 @@ class Slot:
 
 class Writer:
     def __init__(self, path, room: int):
-        self.room, self.slots, self.offset = room + -room % 8, [], 0
+        self.room, self.slots, self.offset = room + -room % 8, {}, 0
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
     def allocate(self, name: str, dtype: str, shape) -> Slot:
         """The next free place. Not for several threads at once: the order of the calls is the order in the file."""
         slot = Slot(name, dtype, tuple(shape), self.offset)
-        self.slots.append(slot)
+        self.slots[name] = slot
         self.offset = slot.stop
         return slot
 
@@ -63,7 +63,7 @@ class Writer:
 
     def close(self, metadata: dict):
         """Write the header and sync. Without it the file is none."""
-        text = json.dumps(_header(self.slots, metadata), separators=(",", ":")).encode()
+        text = json.dumps(_header(self.slots.values(), metadata), separators=(",", ":")).encode()
         if len(text) > self.room:
             raise SpeechMergeError(f"the header needs {len(text)} bytes, room was left for {self.room}")
         os.pwrite(self.descriptor, self.room.to_bytes(8, "little") + text.ljust(self.room), 0)

@@ -17,9 +17,10 @@ from speechmerge.merge.compute import computing, ordered, units
 from speechmerge.merge.delta import Computed, LowRank, floats
 from speechmerge.merge.fingerprint import Base, given_base, settle
 from speechmerge.merge.read import base_folder
-from speechmerge.merge.safetensors_file import FLOATS
+from speechmerge.merge.safetensors_file import BYTES, FLOATS
 from speechmerge.merge.safetensors_writer import Writer, header_of, longest_header
 from speechmerge.merge.task_vector import TaskVector
+from speechmerge.merge.torch_write import TorchWriter
 from speechmerge.provenance import provenance
 
 METADATA = "merge_metadata.json"
@@ -203,28 +204,40 @@ def first_element(block) -> int:
 def write_full(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
     """model.safetensors = base + delta, block by block, and the base's config and tokenizer files."""
     start = check_full(vector, base)
-    layout = {name: (entry.dtype, entry.shape) for name, entry in start.entries.items()}
-    room, names = header_of(layout, note(vector))
-    with Writer(folder / "model.safetensors", room) as writer:
-        slots = {name: writer.allocate(name, *layout[name]) for name in names}
+    with full_writer(start, vector, folder) as writer:
+        slots = writer.slots
 
         def fill(part):
             name, work = part
             entry = start.entries[name]
             if name not in vector.deltas:
-                return writer.write_bytes(slots[name], work, entry.bytes(work, min(work + PIECE, entry.stop - entry.start)))
+                stop = min(work + PIECE, entry.numel * BYTES[entry.dtype])
+                return writer.write_bytes(slots[name], work, entry.bytes(work, stop))
             delta = vector.deltas[name].loaded()
             for block in work:
                 values = floats(entry, block.start, block.stop).add_(delta.block(block.start, block.stop))
                 writer.write(slots[name], first_element(block), values)
 
-        for _ in ordered(fill, _full_parts(start, vector)):
+        for _ in ordered(fill, _full_parts(start, vector, slots)):
             pass
         writer.close(note(vector))
-    for path in sorted(start.folder.iterdir()):
+    for path in sorted(start.folder.iterdir()) if start.folder.is_dir() else ():
         if path.is_file() and path.suffix not in WEIGHT_SUFFIXES and not path.name.endswith(".index.json"):
             shutil.copyfile(path, folder / path.name)
     return {"rank": None}
+
+
+def full_writer(start: Checkpoint, vector: TaskVector, folder: Path):
+    """A writer with slots by name. A checkpoint of PyTorch, such as fairseq's and s3prl's, is copied with everything
+    around its weights; what transformers would load becomes safetensors."""
+    if start.torch is not None and not start.torch.path.name.startswith("pytorch_model"):
+        return TorchWriter(start.torch, folder / start.torch.path.name, sorted(vector.deltas))
+    layout = {name: (entry.dtype, entry.shape) for name, entry in start.entries.items()}
+    room, names = header_of(layout, note(vector))
+    writer = Writer(folder / "model.safetensors", room)
+    for name in names:
+        writer.allocate(name, *layout[name])
+    return writer
 
 
 def check_full(vector: TaskVector, base: Base) -> Checkpoint:
@@ -239,14 +252,14 @@ def check_full(vector: TaskVector, base: Base) -> Checkpoint:
     return start
 
 
-def _full_parts(start: Checkpoint, vector: TaskVector):
+def _full_parts(start: Checkpoint, vector: TaskVector, slots):
     """(name, blocks to add or the first byte to copy from), the largest parameters first so that no thread is left."""
-    for name in sorted(start.entries, key=lambda name: (-start.entries[name].numel, name)):
+    for name in sorted(slots, key=lambda name: (-start.entries[name].numel, name)):
         entry = start.entries[name]
         if name in vector.deltas:
             yield from ((name, unit) for unit in units(name, entry.shape))
         else:
-            yield from ((name, first) for first in range(0, entry.stop - entry.start, PIECE))
+            yield from ((name, first) for first in range(0, entry.numel * BYTES[entry.dtype], PIECE))
 
 
 def write_nothing(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
