@@ -82,8 +82,11 @@ def _kinds(signature: str) -> list[str]:
 @functools.cache
 def _one_thread():
     """scipy's BLAS with one thread from now on: with more it computes other last digits and slows down calls from
-    several threads. Neither `torch.set_num_threads` reaches it nor can it be set back between calls, which costs more
-    than a call."""
+    several threads. `torch.set_num_threads` does not reach it, and it is not set back after a call, because that costs
+    more than a call."""
     from threadpoolctl import ThreadpoolController
 
-    ThreadpoolController().select(user_api="blas").limit(limits=1)
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    own = [library for library in libraries if "scipy" in library.filepath]  # else scipy shares numpy's
+    for library in own or libraries:
+        library.set_num_threads(1)

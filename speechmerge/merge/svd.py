@@ -125,7 +125,7 @@ def svd(matrix: torch.Tensor, rank: int | None = None) -> SVD:
     if norm == 0:
         return _nothing(matrix, matrix)
     if len(matrix) > SMALL and count + GUARD <= len(matrix) // FEW:
-        found = _truncated(*_projected(exact, _leading_subspace(matrix, count, norm)), norm, count)
+        found = _truncated(*_projected(exact, _leading_subspace(matrix / norm, count)), norm, count)
         if found.lost < CANCELLED * norm:
             found.lost = torch.linalg.vector_norm(exact - found.left * found.values @ found.right).item()
         return found
@@ -136,20 +136,19 @@ def svd(matrix: torch.Tensor, rank: int | None = None) -> SVD:
     return _truncated(*torch.linalg.svd(exact, full_matrices=False), norm, count)
 
 
-def _leading_subspace(matrix, count: int, norm: float) -> torch.Tensor:
-    """Orthonormal [m, count + GUARD], the span of the leading left vectors as far as the truncation error needs it."""
-    largest = matrix.abs().max()
-    scaled, norm = matrix / largest, norm / largest.item()  # no square of it under- or overflows
+def _leading_subspace(matrix, count: int) -> torch.Tensor:
+    """Orthonormal [m, count + GUARD], the span of the leading left vectors of a matrix of norm 1, as far as the error of
+    a truncation needs it."""
     for dtype in (torch.float32, torch.float64):
-        part = scaled.to(dtype)
+        part = matrix.to(dtype)
         values, vectors = leading(part @ part.T, count + GUARD)
-        if _suffices(values.double(), count, norm, EPSILON[dtype]):
+        if _suffices(values.double(), count, EPSILON[dtype]):
             break
     return torch.linalg.qr(vectors.double()).Q
 
 
-def _suffices(values, count: int, norm: float, epsilon: float) -> bool:
-    """Whether vectors of a Gram matrix that is wrong by e lose less than 1e-6 of the truncation error.
+def _suffices(values, count: int, epsilon: float) -> bool:
+    """Whether vectors of a Gram matrix of trace 1 that is wrong by e lose less than 1e-6 of the truncation error.
 
     To a projection on `count` vectors the squared error is too large by at most 2 count e, and by count e^2 / gap
     where there is a gap to the eigenvalues left out.
@@ -157,7 +156,7 @@ def _suffices(values, count: int, norm: float, epsilon: float) -> bool:
     wrong = epsilon * values[0].item()
     gap = (values[count - 1] - values[-1]).item()
     loss = count * min(2 * wrong, wrong ** 2 / gap if gap > 0 else 2 * wrong)
-    return loss < 2e-6 * (norm ** 2 - values[:count].sum().item())
+    return loss < 2e-6 * (1 - values[:count].sum().item())
 
 
 def _projected(matrix, basis):
