@@ -175,6 +175,16 @@ def test_containers(tmp_path, checkpoint, container, names):
     assert weights.container == container and sorted(weights.entries) == names
 
 
+def test_names_are_those_of_the_base_where_s3prl_wrapped_the_model(tmp_path):
+    """Its base is {"model_weight": {"encoder.w": ...}}."""
+    def names(upstream):
+        return sorted(read_torch_header(save({"Upstream": upstream, "Step": 3}, tmp_path / "x.ckpt")))
+
+    assert names({"model.encoder.w": torch.ones(2), "model.b": torch.ones(1)}) == ["b", "encoder.w"]
+    assert names({"model.encoder.w": torch.ones(2), "mask_emb": torch.ones(1)}) == ["mask_emb", "model.encoder.w"]
+    assert list(read_torch_header(save({"model": {"model.w": torch.ones(2)}}, tmp_path / "x.ckpt"))) == ["model.w"]
+
+
 def test_what_is_no_tensor_is_listed(tmp_path):
     model = {"w": torch.ones(2), "version": 3, "name": "x", "parts": [torch.ones(1)], "of": Dictionary()}
     weights = open_torch_file(save({"model": model, "ema": {"w": torch.ones(2)}}, tmp_path / "x.pt"))
@@ -251,14 +261,21 @@ def test_damaged_archives(tmp_path):
     refused(target, "without the one data.pkl")
 
 
-def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
-    path = save({"w": torch.ones(40), "v": torch.ones(3)}, tmp_path / "weights.pt")
+@pytest.mark.parametrize("tensor", [torch.ones(40), torch.arange(40.0).reshape(5, 8).t(), torch.ones(80)[40:]])
+def test_a_flipped_bit_is_found_by_the_checksum(tmp_path, tensor):
+    path = save({"w": tensor, "v": torch.ones(3)}, tmp_path / "weights.pt")
     whole = bytearray(path.read_bytes())
-    whole[open_torch_file(path).entries["w"].start] ^= 1
+    whole[open_torch_file(path).entries["w"].stop - 1] ^= 1
     path.write_bytes(whole)
     torch.load(path)  # torch does not notice
-    with pytest.raises(SpeechMergeError, match="member 'weights/data/0' is damaged .CRC-32"):
-        open_torch_file(path).verify()
+    weights = open_torch_file(path)
+    assert torch.equal(read_tensor(weights.entries["v"]), torch.ones(3))
+    with pytest.raises(SpeechMergeError, match="key w: 'weights/data/0' is damaged .CRC-32"):
+        read_elements(weights.entries["w"], 0, 1)
+    with pytest.raises(SpeechMergeError, match="'weights/data/0' is damaged .CRC-32"):
+        weights.verify()
+    with pytest.raises(SpeechMergeError, match="'weights/data/0' is damaged .CRC-32"):
+        write_torch_file(path, tmp_path / "new.pt", {"w": blocks(tensor)})
 
 
 def test_files_saved_without_checksums(tmp_path):
@@ -501,7 +518,6 @@ def test_broken_files_are_refused_or_right(tmp_path, format_):
         tracemalloc.start()
         try:
             found = open_torch_file(path)
-            found.verify()
             values = {name: bytes(entry.bytes(0, entry.stop - entry.start)) for name, entry in found.entries.items()}
         except SpeechMergeError as error:
             assert str(path) in str(error) and str(error).isprintable()
@@ -668,3 +684,36 @@ def test_tensors_from_threads_in_any_order(tmp_path):
     loaded = torch.load(tmp_path / "y.pt")["state_dict"]
     assert all(torch.equal(loaded[name], tensor.bfloat16()) for name, tensor in new.items())
     assert zipfile.ZipFile(tmp_path / "y.pt").testzip() is None
+
+
+# --- from end to end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_speech_ft_of_a_model_of_s3prl(tmp_path):
+    """base + 0.25 (tuned - base) of a HuBERT that s3prl fine-tuned, in a file that s3prl loads."""
+    hubert_model = pytest.importorskip("s3prl.upstream.hubert.hubert_model")
+    from dataclasses import asdict
+
+    from s3prl.upstream.hubert.expert import UpstreamExpert
+
+    import speechmerge
+
+    config = hubert_model.HubertConfig(
+        label_rate=50, encoder_layers=2, encoder_embed_dim=16, encoder_ffn_embed_dim=32, encoder_attention_heads=2,
+        final_dim=8, conv_feature_layers="[(8,10,5)] + [(8,3,2)]*2", conv_pos=8, conv_pos_groups=2)
+    task, symbols = hubert_model.HubertPretrainingConfig(), [["<s>", "<pad>", "</s>", "<unk>", "0", "1"]]
+    torch.manual_seed(0)
+    base, tuned = tmp_path / "hubert.pt", tmp_path / "dev-best.ckpt"
+    torch.save({"task_cfg": asdict(task), "model_cfg": asdict(config), "dictionaries_symbols": symbols,
+                "model_weight": hubert_model.HubertModel(config, task, symbols).state_dict()}, base)
+    before = UpstreamExpert(str(base)).state_dict()
+    after = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in before.items()}
+    torch.save({"Upstream": after, "Featurizer": {"weights": torch.ones(3)}, "Downstream": {"w": torch.ones(2)},
+                "Optimizer": {}, "Step": 7, "Args": argparse.Namespace(upstream="hubert"), "Config": {}}, tuned)
+    speechmerge.merge([tuned], method="interpolate", alpha=0.25, base=base).save(tmp_path / "out", as_="full", base=base)
+    merged = UpstreamExpert(str(tmp_path / "out" / "hubert.pt")).state_dict()
+    assert list(merged) == list(before)
+    for name, tensor in merged.items():
+        moved = not name.startswith(("model.final_proj", "model.label_embs_concat"))  # the pre-training task's
+        torch.testing.assert_close(tensor, before[name] + 0.25 * moved * (after[name] - before[name]), rtol=0, atol=1e-6)

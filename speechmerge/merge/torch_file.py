@@ -19,18 +19,31 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merge.safetensors_file import BYTES, Entry, OpenFile
 from speechmerge.merge.torch_pickle import DAMAGE, LARGEST, Foreign, Machine, Storage, Tensor
-from speechmerge.merge.torch_zip import Member, check, read_at, read_members
+from speechmerge.merge.torch_zip import CheckedFile, Member, read_at, read_members
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-CONTAINERS = ("model", "state_dict", "model_state_dict", "model_weight", "Upstream")  # the last two: s3prl
+UPSTREAM, WRAPPER = "Upstream", "model."  # s3prl fine-tunes an object that has the model whose checkpoint it read
+CONTAINERS = ("model", "state_dict", "model_state_dict", "model_weight", UPSTREAM)  # model_weight: converted for s3prl
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before 1.6
 MOST_ENTRIES = 1_000_000  # keys that are looked at, nested ones included: dicts may contain each other
 DEEPEST = 32  # dicts in dicts
 
 
 @dataclass(frozen=True)
-class Permuted(Entry):
-    """A tensor that lies in the file with its dimensions in another order, as a saved transpose. Strides in elements."""
+class Weight(Entry):
+    """A tensor of a checkpoint. `member`: where it lies in the archive, None in the format before 1.6."""
+
+    member: Member | None = field(default=None, compare=False, repr=False)
+
+    def bytes(self, first: int, last: int):
+        if self.member is not None:
+            self.file.check(self.member, f"key {self.name}")
+        return super().bytes(first, last)
+
+
+@dataclass(frozen=True)
+class Permuted(Weight):
+    """One that lies in the file with its dimensions in another order, as a saved transpose. Strides in elements."""
 
     strides: tuple[int, ...] = ()
 
@@ -51,15 +64,15 @@ def _in_order(entry: Permuted, file: OpenFile):
     """numpy uint8 of the whole tensor. The last two are kept, since tensors are read in blocks."""
     import numpy as np
 
-    return np.ascontiguousarray(entry.view(Entry.bytes(entry, 0, entry.stop - entry.start))).reshape(-1)
+    return np.ascontiguousarray(entry.view(Weight.bytes(entry, 0, entry.stop - entry.start))).reshape(-1)
 
 
 @dataclass
 class TorchFile:
-    """The weights of a checkpoint. `places`: storage key -> (start, stop)."""
+    """The weights of a checkpoint. `members`: byte where one begins -> it; `places`: storage key -> (start, stop)."""
 
-    file: OpenFile
-    members: dict[str, Member]
+    file: CheckedFile
+    members: dict[int, Member]
     places: dict[str, tuple[int, int]]
     storages: dict[str, Storage]
     tensors: list[Tensor]  # all of the file
@@ -75,11 +88,9 @@ class TorchFile:
         return self.file.path
 
     def verify(self):
-        """Compare the weights with the archive's checksums, which reads them all. The format before 1.6 has none."""
-        starts = {self.places[key][0] for key in self.storages if key in self.places}
-        for member in self.members.values():
-            if member.start in starts:
-                check(self.file, member)
+        """Compare all storages with the archive's checksums, as reading a weight does. Before 1.6 there were none."""
+        for start, _ in self.places.values() if self.members else ():
+            self.file.check(self.members[start])
 
     def span(self, tensor: Tensor) -> tuple[int, int]:
         """From which to which byte of the file the elements of a tensor lie. KeyError: its storage is not there."""
@@ -119,9 +130,10 @@ def open_torch_file(path, container=None) -> TorchFile:
 
 def _fill(weights: TorchFile, chosen):
     """Entries and all that is none, from the mapping that holds the model."""
-    inside = set()
-    for keys, value in _leaves(chosen):
-        name = ".".join(map(_text, keys))
+    inside, leaves = set(), [(".".join(map(_text, keys)), keys, value) for keys, value in _leaves(chosen)]
+    wrapped = weights.container == UPSTREAM and all(name.startswith(WRAPPER) for name, _, _ in leaves)
+    for name, keys, value in leaves:
+        name = name.removeprefix(WRAPPER) if wrapped else name
         if type(value) is not Tensor:
             weights.other[name] = _kind(value)
             continue
@@ -152,11 +164,11 @@ def _damage_of(path):
 
 
 def _open(path) -> TorchFile:
-    file = OpenFile(path)
+    file = CheckedFile(path)
     return _open_zip(file) if os.pread(file.descriptor, 4, 0) == b"PK\x03\x04" else _open_legacy(file)
 
 
-def _open_zip(file: OpenFile) -> TorchFile:
+def _open_zip(file: CheckedFile) -> TorchFile:
     members = read_members(file)
     names = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(names) != 1:
@@ -177,16 +189,17 @@ def _open_zip(file: OpenFile) -> TorchFile:
     member = members[names[0]]
     if member.stop - member.start > LARGEST:
         raise ValueError(f"data.pkl is larger than {LARGEST:,} bytes")
-    check(file, member)
+    file.check(member)
     size = member.stop - member.start
     machine = Machine(io.BytesIO(read_at(file, member.start, size)), size)
     top = machine.load()
     places = {name.removeprefix(root + "data/"): (at.start, at.stop)
               for name, at in members.items() if name.startswith(root + "data/")}
-    return TorchFile(file, members, places, machine.storages, machine.tensors, top)
+    starts = {at.start: at for at in members.values()}
+    return TorchFile(file, starts, places, machine.storages, machine.tensors, top)
 
 
-def _open_legacy(file: OpenFile) -> TorchFile:
+def _open_legacy(file: CheckedFile) -> TorchFile:
     """Five pickles: magic number, version, machine, object, keys of the storages; then for each of these the number
     of its elements in 8 bytes and its elements, little-endian."""
     size = os.fstat(file.descriptor).st_size
@@ -232,8 +245,8 @@ def _entry(weights: TorchFile, name: str, tensor: Tensor) -> Entry:
     if permuted is None:
         raise SpeechMergeError(f"{where}: shape {list(tensor.shape)} with strides {list(tensor.strides)} has gaps or "
                                "uses elements twice; save it as tensor.contiguous()")
-    fields = (weights.path, name, tensor.dtype, tensor.shape, first, last, weights.file)
-    return Permuted(*fields, tensor.strides) if permuted else Entry(*fields)
+    fields = (weights.path, name, tensor.dtype, tensor.shape, first, last, weights.file, weights.members.get(start))
+    return Permuted(*fields, tensor.strides) if permuted else Weight(*fields)
 
 
 def _permuted(tensor: Tensor) -> bool | None:

@@ -74,6 +74,7 @@ class TorchWriter(Writer):
         starts = sorted(slot.start for slot in self.slots.values() if slot.stop > slot.start)
         for member in self.source.members.values():
             if _any_within(starts, member.start, member.stop):
+                self.source.file.check(member)  # what stays of it must not get a right checksum if it is wrong
                 write_checksum(self.descriptor, self.source.file, member, checksum(written, member))
         os.fsync(self.descriptor)
 

@@ -144,11 +144,22 @@ def checksum(file: OpenFile, member: Member) -> int:
     return crc
 
 
-def check(file: OpenFile, member: Member):
-    """torch.load does not look at the checksum, so that a flipped bit is a wrong weight; 0: saved without one."""
-    if member.crc and (found := checksum(file, member)) != member.crc:
-        raise SpeechMergeError(f"{file.path}: member {member.name!r} is damaged (CRC-32 {found:08x}, the archive says "
-                               f"{member.crc:08x}); copy the file again")
+class CheckedFile(OpenFile):
+    """An archive that compares each member that is used with its checksum, once: torch.load does not, so that a flipped
+    bit would be a wrong weight."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.checked = set()
+
+    def check(self, member: Member, what: str = "the archive"):
+        """Raises SpeechMergeError for other bytes than were saved. Members saved without a checksum have 0."""
+        if member.name in self.checked:
+            return
+        if member.crc and (found := checksum(self, member)) != member.crc:
+            raise SpeechMergeError(f"{self.path}: {what}: {member.name!r} is damaged (CRC-32 {found:08x}, the archive "
+                                   f"says {member.crc:08x}); copy the file again")
+        self.checked.add(member.name)
 
 
 def write_checksum(descriptor: int, file: OpenFile, member: Member, crc: int):
