@@ -108,22 +108,29 @@ def test_thresholds_of_small_tensors(flat, percent):
     assert threshold.magnitude_thresholds(tensors_of({"w": flat}), percent) == [expected_threshold(flat, percent)]
 
 
+class Watched(Dense):
+    """A delta that remembers which rows were read for the sample."""
+
+    def block(self, start, stop):
+        if stop - start == threshold.RUN:
+            self.seen = [*getattr(self, "seen", []), *range(start, stop)]
+        return super().block(start, stop)
+
+
 def test_a_sample_that_misleads_costs_time_and_nothing_else(small_sample, monkeypatch):
-    """Rows that were in the sample are set to other values, so that the bracket is far off."""
-    flat = np.random.default_rng(0).normal(size=(4000, 32)).astype(np.float32)
-    seen = []
-    picks = threshold._picks
-    monkeypatch.setattr(threshold, "_picks", lambda *given: seen.append(picks(*given)) or seen[-1])
-    threshold.magnitude_thresholds(tensors_of({"w": flat}), 20)
-    flat[seen[0]] *= 1000
-    calls = []
-    histograms = threshold._by_histograms
+    """Rows that were in the sample are made large, then small, so that the bracket is far off."""
+    flat = torch.randn(4000, 40, generator=torch.Generator().manual_seed(0))
+    delta = Watched(flat)
+    threshold.magnitude_thresholds(Tensors({"w": [delta]}), 20)
+    calls, histograms = [], threshold._by_histograms
     monkeypatch.setattr(threshold, "_by_histograms", lambda *given: calls.append(1) or histograms(*given))
-    found = threshold.magnitude_thresholds(tensors_of({"w": flat}), 20)
-    assert found == [expected_threshold(flat.reshape(-1), 20)] and calls
-    flat[seen[0]] *= -1e-9
-    found = threshold.magnitude_thresholds(tensors_of({"w": flat}), 20)
-    assert found == [expected_threshold(flat.reshape(-1), 20)] and len(calls) == 2
+    assert threshold.magnitude_thresholds(Tensors({"w": [delta]}), 20) == [expected_threshold(flat.numpy().ravel(), 20)]
+    rows = sorted(set(delta.seen))
+    assert 0 < len(rows) < 1500 and not calls
+    for count, factor in enumerate((1000, 1e-9), 1):
+        flat[rows] *= factor
+        found = threshold.magnitude_thresholds(Tensors({"w": [delta]}), 20)
+        assert found == [expected_threshold(flat.numpy().ravel(), 20)] and len(calls) == count
 
 
 def test_usual_tensors_are_read_once(monkeypatch):
@@ -632,7 +639,8 @@ def stored(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("elementwise")
     base = make_base(folder / "base")
-    adapters = [make_adapter(base, folder / "a", seed=1), make_adapter(base, folder / "b", seed=2, r=6, use_rslora=True)]
+    adapters = [make_adapter(base, folder / "a", seed=1),
+                make_adapter(base, folder / "b", seed=2, r=6, use_rslora=True)]
     models = []
     for seed, name in enumerate(("c", "d")):
         model = load_base(base)
@@ -668,7 +676,8 @@ def test_ties_of_stored_adapters_and_models(kind, stored):
     assert different.mean() < 1e-3 and np.count_nonzero(found) > 0.2 * len(found)
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "breadcrumbs", "pcb", "consensus", "emr", "tall_mask"])
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "breadcrumbs", "pcb", "consensus", "emr",
+                                    "tall_mask"])
 def test_every_method_is_saved_as_lora_and_as_a_full_model(method, stored, tmp_path):
     from adapters import load_base, peft_model
     from safetensors.torch import load_file

@@ -18,8 +18,9 @@ from speechmerge.merge.compute import read_block
 from speechmerge.merge.delta import Blockwise, blocks
 
 WHOLE = 1 << 20  # elements that are taken as a whole
-SAMPLE = 1 << 19  # elements, about; but not more than every 32nd row, which costs time, nor less than every 256th
+SAMPLE = 1 << 19  # elements, about; but not more than every 32nd, which costs time, nor less than every 256th
 DENSEST, SPARSEST = 32, 256
+RUN = 8  # rows that are read at once for the sample, and one element in eight of them is taken: rows differ
 SURE = 5  # standard errors on either side
 MAGNITUDE = np.int32(0x7FFFFFFF)
 LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1
@@ -139,7 +140,7 @@ def _take(keys: np.ndarray, ranks) -> list[int]:
 # the sample
 
 def _samples(tensors, keys, names, stride: int) -> list[list[np.ndarray]]:
-    """Per input the keys of about every `stride`-th row, one array for each row."""
+    """Per input the keys of about every `stride`-th element, one array for each place they were read at."""
     samples = [[] for _ in range(tensors.count)]
     for clusters in tensors.map(lambda name, deltas: _clusters(name, deltas, keys, stride), names):
         for cluster in clusters:
@@ -149,17 +150,19 @@ def _samples(tensors, keys, names, stride: int) -> list[list[np.ndarray]]:
 
 
 def _clusters(name: str, deltas, keys, stride: int):
-    """Whole rows of large parameters; of the others, and of those that only come in blocks, single elements."""
+    """Runs of rows of large parameters; the others, and those that only come in blocks, are read as a whole."""
     deltas, shape = [delta.loaded() for delta in deltas], deltas[0].shape
     random = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
     if len(shape) > 1 and shape[0] >= stride and all(map(_by_row, deltas)):
-        return [keys(read_block(deltas, row, row + 1)) for row in _picks(shape[0], stride, random)]
-    clusters = []
-    for start, stop in blocks(shape):
-        values = keys(read_block(deltas, start, stop))
-        chosen = _picks(len(values[0]), stride, random)
-        clusters.append([value[chosen] for value in values])
-    return clusters
+        starts = np.minimum(_picks(shape[0], stride, random), shape[0] - RUN)
+        return [_thinned(keys(read_block(deltas, start, start + RUN)), RUN, random) for start in map(int, starts)]
+    return [_thinned(keys(read_block(deltas, start, stop)), stride, random) for start, stop in blocks(shape)]
+
+
+def _thinned(keys, stride: int, random) -> list[np.ndarray]:
+    """One element of every `stride`, the same of all inputs."""
+    chosen = _picks(len(keys[0]), stride, random)
+    return [values[chosen] for values in keys]
 
 
 def _by_row(delta) -> bool:
@@ -189,8 +192,8 @@ class Bracket:
 def _brackets(clusters, ranks, total: int) -> list[Bracket]:
     """Where the keys of `ranks` lie, judging from the sample: SURE standard errors on either side.
 
-    Rows are alike within and differ between each other, so the error is taken from the differences of neighbouring
-    rows, sqrt(sum (d_i - d_(i+1))^2 / 2), d being a row's elements above the value beyond the expected.
+    Elements that were read together are alike, so the error is taken from the differences of neighbouring clusters,
+    sqrt(sum (d_i - d_(i+1))^2 / 2), d being a cluster's elements above the value beyond the expected.
     """
     clusters = [cluster for cluster in clusters if len(cluster)]
     sample, lengths = np.concatenate(clusters), np.array([len(cluster) for cluster in clusters])
@@ -231,7 +234,7 @@ def _look(keys: np.ndarray, bracket: Bracket):
     from_high, above_low = keys >= bracket.high, keys > bracket.low
     at_high = np.count_nonzero(keys == bracket.high) if bracket.ties else 0
     at_low = np.count_nonzero(keys == bracket.low) if bracket.ties and bracket.low < bracket.high else 0
-    inside = keys[from_high ^ above_low] if bracket.low < bracket.high else keys[:0]
+    inside = keys[np.flatnonzero(from_high ^ above_low)] if bracket.low < bracket.high else keys[:0]
     return np.count_nonzero(from_high), at_high, at_low, inside
 
 
