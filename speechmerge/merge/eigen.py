@@ -87,6 +87,6 @@ def _one_thread():
     from threadpoolctl import ThreadpoolController
 
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-    own = [library for library in libraries if "scipy" in library.filepath]  # else scipy shares numpy's
-    for library in own or libraries:
+    others = [library for library in libraries if "numpy" not in library.filepath]  # numpy's wheels bring their own
+    for library in others or libraries:
         library.set_num_threads(1)
