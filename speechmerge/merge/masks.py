@@ -48,7 +48,8 @@ def drop_by_rank_(tensor, density: float, epsilon: float, inverse: bool, *names)
     last_kept = np.ceil(probabilities * WORDS).astype(np.int64) - 1
     factors = (1 / probabilities if inverse else np.ones(length)).astype(np.float32)
     drawn = words(rows.numel(), *names).reshape(count, length)  # by rank, not by place: which is the same lottery
-    by_rank = np.multiply(drawn <= last_kept.astype(np.uint32), factors)
+    by_rank = (drawn <= last_kept.astype(np.uint32)).astype(np.float32)
+    by_rank *= factors
     by_place = torch.empty(rows.numel()).scatter_(0, _order(rows), torch.from_numpy(by_rank.reshape(-1)))
     rows.mul_(by_place.to(rows.device).reshape(rows.shape))
     return tensor
@@ -64,7 +65,8 @@ def _order(rows) -> torch.Tensor:
     np.bitwise_and(rows.cpu().numpy().reshape(-1).view(np.uint32), 0x7FFFFFFF, out=keys[:, 1])
     keys = keys.view("<u8").reshape(rows.shape)
     keys.sort(axis=1)
-    return torch.from_numpy(np.bitwise_and(keys, 0xFFFFFFFF).view(np.int64).reshape(-1))
+    keys &= np.uint64(0xFFFFFFFF)
+    return torch.from_numpy(keys.view(np.int64).reshape(-1))
 
 
 def keep_band_(tensor, counts):

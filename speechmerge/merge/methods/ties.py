@@ -26,7 +26,7 @@ from speechmerge.merge.method import Elementwise, check_count
 from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
 
-WEIGHTS = Parameter("weights", "floats", None, "one weight per adapter; equal where not given", low=0)
+WEIGHTS = Parameter("weights", "floats", None, "one weight per adapter; 1 for each where not given", low=0)
 ELECTION = (
     Parameter("merge_func", ("mean", "sum", "max"), "mean", "what is done with the values of the elected sign"),
     Parameter("elect", ("sum", "count"), "sum", "the sign of the sum of values, or of the majority of them"),
