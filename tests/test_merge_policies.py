@@ -408,7 +408,7 @@ def test_the_saved_merge_has_them_in_its_metadata(adapters, tmp_path):
     given = {"type": "per_layer", "overrides": {"0": 0.2, "1-1": 0.4}, "default": 0.5}
     vector = speechmerge.merge(adapters, method="weighted", lambda_policy=given, transforms=["identity"])
     metadata = vector.save(tmp_path / "merge")
-    assert metadata["lambda_policy"] == given and metadata["transforms"] == ["identity"]
+    assert metadata["lambda_policy"] == given and metadata["transforms"] == [{"name": "identity", "params": {}}]
     other = speechmerge.merge(adapters, method="weighted", lambda_policy={**given, "default": 0.4},
                               transforms=["identity"])
     assert metadata["tag"] != other.details["tag"]

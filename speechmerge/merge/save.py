@@ -60,8 +60,8 @@ def write(vector: TaskVector, folder: Path, as_="lora", rank=None, base=None, th
     side_file = details.pop("side_file", None)
     with computing(threads, device):
         facts = WRITERS[as_](vector, folder, known, rank)
-        if side_file is not None:
-            write_side_file(side_file(), folder / "masks.safetensors")
+        if side_file is not None and (arrays := side_file()):
+            write_side_file(arrays, folder / "masks.safetensors")
     tag = details.get("tag", vector.label)
     metadata = {
         **details,
@@ -179,6 +179,8 @@ def write_delta(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
         return [(block, delta.block(block.start, block.stop)) for block in unit or sum(units(name, delta.shape), [])]
 
     with Writer(folder / "delta.safetensors", longest_header(keys, dimensions, note(vector))) as writer:
+        for name in [name for name, delta in vector.deltas.items() if 0 in delta.shape]:  # nothing to compute of these
+            slots[name] = writer.allocate(f"{name}.dense", "F32", vector.deltas[name].shape)
         for (name, _), made in zip(parts, ordered(make, parts)):
             if isinstance(made, tuple):
                 parameters[name]["kind"] = "low_rank"

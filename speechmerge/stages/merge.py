@@ -110,8 +110,10 @@ def make(spec, merge, folder, key):
 
     from speechmerge.done import mark_done
     from speechmerge.files import atomic_dir
+    from speechmerge.merge.compute import keep_memory
     from speechmerge.merge.save import check_options, check_target, write
 
+    keep_memory()
     check_options(spec.save, spec.rank)
     for label, names in merge.left_out.items():
         logging.warning("%s: %d parameters are not changed by all adapters and stay as in the base, such as %s",
