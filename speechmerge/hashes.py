@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+import queue
 import threading
 from pathlib import Path
 
@@ -18,11 +19,19 @@ def file_hash(path) -> str:
 
 
 def remembered(paths, kind: str, compute) -> str:
-    """compute(), unless the same was computed of the same, unchanged files before."""
+    """compute(), unless the same was computed of the same, unchanged files before; who asks meanwhile waits."""
     stats = [(path.resolve(), path.stat()) for path in map(Path, paths)]
     facts = [[str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns] for path, stat in stats]
     key = hashlib.sha256(json.dumps([kind, facts]).encode()).hexdigest()
-    return _recall(key) or _remember(key, compute())
+    with _guard:
+        own = _locks.setdefault(key, threading.Lock())
+    with own:
+        if key not in _known:
+            _known[key] = _recall(key) or _remember(key, compute())
+        return _known[key]
+
+
+_guard, _locks, _known = threading.Lock(), {}, {}  # of this process
 
 
 def _cache() -> Path:
@@ -44,32 +53,60 @@ def _remember(key: str, value: str) -> str:
     return value
 
 
-class ContentHash:
-    """sha256 of one file, or of the digests of several; `start()` computes it in the background, `value()` waits."""
+class Later:
+    """What a function returns, computed in the background after `start()`; `value()` waits and raises what it raised.
 
-    def __init__(self, paths):
-        self.paths = [Path(path) for path in paths]
-        self._lock = threading.Lock()
-        self._thread = self._value = None
+    The background is one thread less than there are cores, so that an import or a merge beside it is not slowed down.
+    Its threads end with the process.
+    """
+
+    _tasks, _threads = queue.SimpleQueue(), []
+
+    def __init__(self, function):
+        self._function, self._lock, self._done = function, threading.Lock(), threading.Event()
+        self._started, self._value, self._error = False, None, None
 
     def start(self):
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._compute, daemon=True)
-                self._thread.start()
+            if self._started:
+                return
+            self._started = True
+        with _guard:
+            if len(self._threads) < max(1, len(os.sched_getaffinity(0)) - 1):
+                self._threads.append(threading.Thread(target=self._work, daemon=True))
+                self._threads[-1].start()
+        self._tasks.put(self)
 
-    def value(self) -> str:
-        """Raises SpeechMergeError for a file that cannot be read."""
+    @classmethod
+    def _work(cls):
+        while True:
+            cls._tasks.get()._run()
+
+    def _run(self):
+        try:
+            self._value = self._function()
+        except (OSError, SpeechMergeError) as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    def value(self):
         self.start()
-        self._thread.join()
-        if isinstance(self._value, OSError):
-            raise SpeechMergeError(f"{self.paths[0].parent}: cannot be read ({self._value.strerror})") from self._value
+        self._done.wait()
+        if isinstance(self._error, OSError):
+            raise SpeechMergeError(f"{self._error.filename}: cannot be read ({self._error.strerror})") from self._error
+        if self._error is not None:
+            raise self._error
         return self._value
 
-    def _compute(self):
-        try:
-            digests = [file_hash(path) for path in self.paths]
-        except OSError as error:
-            self._value = error
-            return
-        self._value = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+class ContentHash(Later):
+    """sha256 of one file, or of the digests of several."""
+
+    def __init__(self, paths):
+        self.paths = [Path(path) for path in paths]
+        super().__init__(self._digest)
+
+    def _digest(self) -> str:
+        digests = [file_hash(path) for path in self.paths]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -6,6 +6,7 @@ with each number of threads; what is summed over blocks is summed in the order o
 import collections
 import contextlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -128,12 +129,24 @@ def read_block(deltas, start: int, stop: int) -> list:
     """The same rows of several deltas; a base that they share is read once."""
     from speechmerge.merge.delta import Difference, floats
 
-    bases, tensors = {}, []
+    tensors = []
     for delta in deltas:
         if isinstance(delta, Difference):
-            if delta.base not in bases:
-                bases[delta.base] = floats(delta.base, start, stop)
-            tensors.append(floats(delta.tuned, start, stop).sub_(bases[delta.base]))
+            tensors.append(floats(delta.tuned, start, stop).sub_(base_block(delta.base, start, stop)))
         else:
             tensors.append(delta.block(start, stop))
     return tensors
+
+
+_last = threading.local()
+
+
+def base_block(entry, start: int, stop: int):
+    """Rows of the base's tensor, not to be changed: the last ones of each thread are kept, because each input's delta
+    and then the sum need the same."""
+    from speechmerge.merge.delta import floats
+
+    key = (entry, start, stop, device())
+    if getattr(_last, "key", None) != key:
+        _last.key, _last.tensor = key, floats(entry, start, stop)
+    return _last.tensor

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import fingerprint
-from speechmerge.hashes import ContentHash
+from speechmerge.hashes import ContentHash, Later
 from speechmerge.merge import policies
 from speechmerge.merge.compute import Tensors, computing
 from speechmerge.merge.fingerprint import common_base, settle
@@ -84,10 +84,11 @@ class Merge:
     settings: dict = field(default_factory=dict)  # policy and transforms as they were given
 
     def start_hashing(self):
-        """Hash the inputs in the background, for the metadata."""
+        """Hash inputs and base in the background, for the metadata."""
         for vector in self.vectors:
             if isinstance(vector.details.get("sha256"), ContentHash):
                 vector.details["sha256"].start()
+        Later(self.base.computed).start()
 
     def statistics(self) -> dict[str, str]:
         """File -> fingerprint of how it was measured, for the statistics that the method goes by."""

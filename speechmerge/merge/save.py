@@ -13,8 +13,8 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import atomic_dir, lock, write_json
 from speechmerge.merge.checkpoint import Checkpoint
-from speechmerge.merge.compute import computing, ordered, units
-from speechmerge.merge.delta import Computed, LowRank, floats
+from speechmerge.merge.compute import base_block, computing, ordered, units
+from speechmerge.merge.delta import Computed, LowRank
 from speechmerge.merge.fingerprint import Base, given_base, settle
 from speechmerge.merge.read import base_folder
 from speechmerge.merge.safetensors_file import BYTES, FLOATS
@@ -217,7 +217,7 @@ def write_full(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
                 return writer.write_bytes(slots[name], work, entry.bytes(work, stop))
             delta = vector.deltas[name].loaded()
             for block in work:
-                values = floats(entry, block.start, block.stop).add_(delta.block(block.start, block.stop))
+                values = delta.block(block.start, block.stop).add_(base_block(entry, block.start, block.stop))
                 writer.write(slots[name], first_element(block), values)
 
         for _ in ordered(fill, _full_parts(start, vector, slots)):
