@@ -168,6 +168,15 @@ def test_numerical_rank_zero_deltas_and_wrong_ranks():
         recompress(random_delta(0), 0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_refused(value):
+    low, dense = random_delta(0), normal(0, 300, 290).float()
+    low.B[3, 1] = dense[7, 8] = value
+    for delta in (low, Dense(dense), Dense(dense[:20])):
+        with pytest.raises(SpeechMergeError, match="found NaN or infinite values"):
+            recompress(delta, 2)
+
+
 def test_leading_eigenvectors_are_those_of_numpy():
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-13)):
         assert _routine(dtype) is not None  # scipy's LAPACK was found; else all vectors are computed

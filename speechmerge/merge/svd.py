@@ -9,6 +9,7 @@ Dense deltas [m, n]: eigenvectors of the Gram matrix of the smaller side span th
 matrix projected on it is that of the result (Rayleigh-Ritz). Truncations compute only the leading vectors, in float32
 where that is provably enough for the truncation error, otherwise in float64. Everything else is float64.
 """
+import math
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,7 @@ def truncate(delta: Delta, rank: int) -> LowRank:
 def decompose(delta: Delta, rank: int | None = None) -> SVD:
     """The `rank` largest singular values and vectors, fewer where the numerical rank is smaller, at least one.
 
-    Raises SpeechMergeError for a rank below 1.
+    Raises SpeechMergeError for a rank below 1, and for NaN or infinite values.
     """
     if rank is not None and rank < 1:
         raise SpeechMergeError(f"rank: found {rank}, expected at least 1")
@@ -122,6 +123,8 @@ def svd(matrix: torch.Tensor, rank: int | None = None) -> SVD:
     count = len(matrix) if rank is None else min(rank, len(matrix))
     exact = matrix.double()
     norm = torch.linalg.vector_norm(exact).item()
+    if not math.isfinite(norm):
+        raise SpeechMergeError(f"a matrix {list(matrix.shape)}: found NaN or infinite values, expected numbers")
     if norm == 0:
         return _nothing(matrix, matrix)
     if len(matrix) > SMALL and count + GUARD <= len(matrix) // FEW:
@@ -137,8 +140,8 @@ def svd(matrix: torch.Tensor, rank: int | None = None) -> SVD:
 
 
 def _leading_subspace(matrix, count: int) -> torch.Tensor:
-    """Orthonormal [m, count + GUARD], the span of the leading left vectors of a matrix of norm 1, as far as the error of
-    a truncation needs it."""
+    """Orthonormal [m, count + GUARD], the span of the leading left vectors of a matrix of norm 1, as far as the error
+    of a truncation needs it."""
     for dtype in (torch.float32, torch.float64):
         part = matrix.to(dtype)
         values, vectors = leading(part @ part.T, count + GUARD)
