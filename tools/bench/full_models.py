@@ -76,8 +76,7 @@ def contenders(method: str, model: str, folder: Path, work: Path, remember: bool
                    str(folder / "base"), "--method", own, "--save", "full", "--output-dir", str(target),
                    "--force", "true"]
         command += [word for parameter in parameters for word in ("--param", parameter)]
-        cache = {} if remember else {"XDG_CACHE_HOME": str(out / "no_cache")}  # removed before each run
-        found[name] = Contender(command, target, cache)
+        found[name] = Contender(command, target, None if remember else out / "cache")
     for kind in ("mergekit-pytorch", "mergekit-yaml"):
         config = work / f"{kind}.json"
         config.write_text(mergekit_config(method, folder, kind == "mergekit-pytorch"))
@@ -100,13 +99,13 @@ def wanted(found: dict[str, Contender], names, without) -> dict[str, Contender]:
     return {name: contender for name, contender in found.items() if kind(name) in chosen}
 
 
-def differences(found, folder: Path, samples) -> dict:
-    """How far the first of ours is from each peer's result."""
-    done = [name for name in found if samples[name] and not samples[name][-1].status and "floor" not in name]
+def differences(method: str, found, folder: Path, samples) -> dict:
+    """How far our result is from each peer's; nothing where masks are random."""
+    done = [name for name in found if samples[name] and not samples[name][-1].status]
     ours = [name for name in done if name.startswith("ours")]
     apart = {}
     for peer in done:
-        if not ours or peer in (ours[0], "bytes"):
+        if not ours or method == "dare_ties" or peer.split("-")[0] not in ("mergekit", "fusion_bench"):
             continue
         # fusion_bench's TIES trims the whole vector, as the second of ours does
         mine = ours[-1] if (peer, ours[-1]) == ("fusion_bench", "ours, whole vector") else ours[0]
@@ -118,10 +117,19 @@ def differences(found, folder: Path, samples) -> dict:
     return apart
 
 
+def in_order(rows: dict) -> list[str]:
+    """Keys by model, float32 first, number of processors, then as METHODS stand."""
+    def place(key):
+        model, dtype, cpus, method = key.split("/")
+        return model, dtype != "fp32", int(cpus), METHODS.index(method)
+
+    return sorted(rows, key=place)
+
+
 def table(rows: dict) -> str:
     header = ["model", "method", "contender", "wall s", "/ ours", "/ floor", "CPU s", "peak MB", "private MB", "load"]
     lines = []
-    for key in sorted(rows):
+    for key in in_order(rows):
         model, dtype, cpus, method = key.split("/")
         samples = {name: samples_of(record) for name, record in rows[key]["contenders"].items()}
         for name, runs in samples.items():
@@ -139,7 +147,7 @@ def table(rows: dict) -> str:
 
 def difference_table(rows: dict) -> str:
     lines = []
-    for key in sorted(rows):
+    for key in in_order(rows):
         for pair, apart in rows[key]["differences"].items():
             shown = [f"{apart['relative']:.2e}", f"{apart['differing']} of {apart['elements']}",
                      ", ".join(apart["lost_keys"]) or "none"] if "relative" in apart else [apart["error"], "-", "-"]
@@ -156,7 +164,7 @@ def measure_one(args, report, model: str, dtype: str, method: str):
     samples = alternate(found, args.runs, args.cpus, args.work)
     report.put({f"{model}/{dtype}/{args.cpus}/{method}": {
         "contenders": {name: measure.row(runs) for name, runs in samples.items()},
-        "differences": differences(found, folder, samples)}})
+        "differences": differences(method, found, folder, samples)}})
     for contender in found.values():
         shutil.rmtree(contender.output, ignore_errors=True)
 

@@ -6,7 +6,7 @@
     tools/bench/.venv/bin/python tools/bench/lora.py --groups svd ties --cpus 1 --runs 3
 
 Five adapters of rank 16 on all 192 linear layers of a Whisper-small. Two times are taken of each:
-files   from adapters on disk to a saved adapter; for PEFT this includes loading the base, which it needs
+files   from adapters on disk to a saved adapter (CPU s, too); for PEFT this includes loading the base, which it needs
 memory  the merge alone: PEFT's add_weighted_adapter; ours from adapters that have been read to an adapter in a memory
         file system, the metadata and hashes included
 Errors are relative to what is meant (`exact`: the weighted sum of the products; `dense`: the same method on the dense
@@ -74,15 +74,15 @@ def run_ours(what, folders, base, out: Path, memory_folder: Path) -> dict:
         merged.save(target, as_="lora", rank=what["rank"])
 
     shutil.rmtree(out, ignore_errors=True)
-    start, peak = time.perf_counter(), Peak()
+    peak, clock = Peak(), Clock()
     merge([str(folder) for folder in folders], out)
-    files, private = time.perf_counter() - start, peak.over()
+    files, private = clock.read(), peak.over()
     vectors = [read(str(folder), name=folder.name) for folder in folders]
     vectors = [replace(vector, deltas={name: delta.loaded() for name, delta in vector.deltas.items()})
                for vector in vectors]
-    start = time.perf_counter()
+    clock = Clock()
     merge(vectors, memory_folder / "merged")
-    return {"files": files, "memory": time.perf_counter() - start, "private": private}
+    return {**files, "memory": clock.read()["files"], "private": private}
 
 
 def run_peft(what, folders, base: Path, out: Path, memory_folder: Path) -> dict:
@@ -91,7 +91,7 @@ def run_peft(what, folders, base: Path, out: Path, memory_folder: Path) -> dict:
 
     shutil.rmtree(out, ignore_errors=True)
     names = [f"a{number}" for number in range(len(folders))]
-    start = time.perf_counter()
+    clock = Clock()
     model = PeftModel.from_pretrained(WhisperForConditionalGeneration.from_pretrained(base), folders[0], names[0])
     for name, folder in list(zip(names, folders))[1:]:
         model.load_adapter(folder, name)
@@ -99,10 +99,20 @@ def run_peft(what, folders, base: Path, out: Path, memory_folder: Path) -> dict:
     model.add_weighted_adapter(names, what["weights"], "merged", combination_type=what["kind"], **what["options"])
     memory, private = time.perf_counter() - before, peak.over()
     model.save_pretrained(out, selected_adapters=["merged"])
-    files = time.perf_counter() - start
+    files = clock.read()
     for path in (out / "merged").iterdir():
         path.rename(out / path.name)
-    return {"files": files, "memory": memory, "private": private}
+    return {**files, "memory": memory, "private": private}
+
+
+class Clock:
+    """Wall and CPU seconds of this process since now."""
+
+    def __init__(self):
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict:
+        return {"files": time.perf_counter() - self.wall, "cpu": time.process_time() - self.cpu}
 
 
 class Peak:
@@ -204,12 +214,13 @@ def warm_up(args):
 def describe(run: dict) -> str:
     if "failed" in run:
         return run["failed"]
-    return f"files {run['files']:.2f} s, memory {run['memory']:.2f} s, {run['private']:.0f} MB, load {run['load']:.1f}"
+    return (f"files {run['files']:.2f} s, CPU {run['cpu']:.2f} s, memory {run['memory']:.2f} s, "
+            f"{run['private']:.0f} MB, load {run['load']:.1f}")
 
 
 def table(rows: dict) -> str:
-    header = ["Whisper", "merge", "CPU", "contender", "files s", "/ ours", "memory s", "/ ours", "MB", "error",
-              "least possible", "norm", "load"]
+    header = ["Whisper", "merge", "CPU", "contender", "files s", "/ ours", "memory s", "/ ours", "CPU s", "MB",
+              "error", "least possible", "norm", "load"]
     lines = []
     for key in sorted(rows):
         place = key.split("/")  # size, group, processors
@@ -218,10 +229,11 @@ def table(rows: dict) -> str:
         for name, entry in contenders.items():
             runs, wrong = entry["runs"], entry["errors"]
             if any("failed" in run for run in runs):
-                lines.append([*place, name, f"fails: {runs[-1]['failed'][:60]}", *["-"] * 8])
+                lines.append([*place, name, f"fails: {runs[-1]['failed'][:60]}", *["-"] * 9])
                 continue
-            lines.append([*place, name, *times(runs, first), f"{max(run['private'] for run in runs):.0f}",
-                          *shown(wrong), spread((run["load"] for run in runs), 1)])
+            lines.append([*place, name, *times(runs, first), spread(run["cpu"] for run in runs),
+                          f"{max(run['private'] for run in runs):.0f}", *shown(wrong),
+                          spread((run["load"] for run in runs), 1)])
     return measure.markdown(header, lines)
 
 

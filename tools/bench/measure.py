@@ -31,11 +31,11 @@ PACKAGES = ("torch", "transformers", "safetensors", "numpy", "peft", "mergekit",
 
 @dataclass
 class Contender:
-    """A command; `output`: what it writes, removed before each run."""
+    """A command; `output`: what it writes, `cache`: XDG_CACHE_HOME of its own, both removed before each run."""
 
     command: list[str]
     output: Path | None = None
-    environment: dict | None = None
+    cache: Path | None = None
 
 
 @dataclass
@@ -65,12 +65,18 @@ class Memory(threading.Thread):
 
 
 def family(pid: int) -> list[int]:
-    """The process and all its descendants that still run."""
+    """The process and its descendants; not those that were forked to start a program and still have their parent's
+    pages, which would count twice."""
     found = [pid]
     for parent in found:
         with contextlib.suppress(OSError):
-            found += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            found += [int(child) for child in children if _words(child) != _words(parent)]
     return found
+
+
+def _words(pid) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def memory_of(pid: int) -> tuple[float, float]:
@@ -84,11 +90,11 @@ def memory_of(pid: int) -> tuple[float, float]:
     return found.get("VmRSS", 0.0), found.get("RssAnon", 0.0) + found.get("RssShmem", 0.0)
 
 
-def environment(cpus: int, work: Path, extra=None) -> dict:
-    """The same for all: this many threads, no network, caches of their own, no accelerator."""
+def environment(cpus: int, work: Path, cache: Path | None = None) -> dict:
+    """The same for all: this many threads, no network, no accelerator, caches in the work folder."""
     return {**os.environ, "OMP_NUM_THREADS": str(cpus), "MKL_NUM_THREADS": str(cpus), "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(work / "cache"), "XDG_CACHE_HOME": str(work / "cache"), "CUDA_VISIBLE_DEVICES": "",
-            "TOKENIZERS_PARALLELISM": "false", **(extra or {})}
+            "HF_HOME": str(work / "cache"), "XDG_CACHE_HOME": str(cache or work / "cache"), "CUDA_VISIBLE_DEVICES": "",
+            "TOKENIZERS_PARALLELISM": "false"}
 
 
 def processors(cpus: int) -> set[int]:
@@ -98,9 +104,9 @@ def processors(cpus: int) -> set[int]:
 
 def run(contender: Contender, cpus: int, work: Path) -> Sample:
     """One run, pinned to `cpus` processors. Its output goes to work/last_output.txt."""
-    if contender.output:
-        shutil.rmtree(contender.output, ignore_errors=True)
-        contender.output.parent.mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, (contender.output, contender.cache)):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
     os.sync()
     load, log = os.getloadavg()[0], work / "last_output.txt"
     if not shutil.which(contender.command[0]):
@@ -109,7 +115,7 @@ def run(contender: Contender, cpus: int, work: Path) -> Sample:
         start = time.perf_counter()
         process = subprocess.Popen(
             contender.command, cwd=work, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env=environment(cpus, work, contender.environment),
+            env=environment(cpus, work, contender.cache),
             preexec_fn=lambda: os.sched_setaffinity(0, processors(cpus)))
         memory = Memory(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
@@ -188,7 +194,7 @@ def markdown(header, rows) -> str:
 def machine() -> dict:
     """What the numbers depend on."""
     model = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    memory = int(open("/proc/meminfo").readline().split()[1]) / 1e6
+    memory = int(open("/proc/meminfo").readline().split()[1]) / 2**20
     return {"processor": model[0] if model else "unknown", "processors": len(os.sched_getaffinity(0)),
             "memory_gb": round(memory), "python": sys.version.split()[0], **_versions()}
 
