@@ -195,6 +195,7 @@ def main():
         if not folder.is_dir():
             parser.error(f"{folder} is not there; tools/bench/make_models.py {' '.join(args.models)}")
     report = measure.Report(args.results, "full_models", "Full models", table)
+    measure.alone(args.work)
     print("one run of each first, which does not count", flush=True)
     warm(args)
     for model in args.models:

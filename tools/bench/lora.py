@@ -269,6 +269,7 @@ def main():
         parser.error(f"{folder}/lora_r{RANK}: {COUNT} adapters are needed; tools/bench/make_models.py {made_by}")
     if args.worker:
         return work(args)
+    measure.alone(args.work)
     for cpus in args.cpus:
         command = [sys.executable, *sys.argv, "--worker", str(cpus)]
         status = subprocess.run(command, env=measure.environment(cpus, args.work),

@@ -9,6 +9,7 @@ runs.
 """
 import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -246,6 +247,16 @@ def add_options(parser, runs=5):
     parser.add_argument("--runs", type=int, default=runs, help=f"runs of each contender (default: {runs})")
     parser.add_argument("--work", type=Path, default=WORK, help="models and outputs (default: tools/bench/work)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="tables (default: tools/bench/results)")
+
+
+def alone(work: Path):
+    """Only one benchmark at a time in a work folder: two would write the same files and slow each other."""
+    work.mkdir(parents=True, exist_ok=True)
+    alone.lock = open(work / "lock", "w")  # held until the process ends
+    try:
+        fcntl.flock(alone.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(f"{work}: another benchmark is running there; wait for it, or give another --work")
 
 
 def program(name: str) -> str:

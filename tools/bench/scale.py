@@ -131,7 +131,7 @@ def main():
     parser.add_argument("--again", choices=("true", "false"), default="false", help="measure anew what is there")
     args = parser.parse_args()
     args.work = args.work.resolve()
-    args.work.mkdir(parents=True, exist_ok=True)
+    measure.alone(args.work)
     args.adapters = find_adapters(args)
     if len(args.adapters) < max(args.numbers):
         parser.error(f"{max(args.numbers)} adapters are needed, found {len(args.adapters)}; "

@@ -60,7 +60,7 @@ def main():
     args = parser.parse_args()
     args.work = args.work.resolve()
     found = contenders(args.work)
-    args.work.mkdir(parents=True, exist_ok=True)
+    measure.alone(args.work)
     print("one run of each first, which does not count", flush=True)
     alternate(found, 1, args.cpus, args.work)
     report = measure.Report(args.results, "startup", "Time to an answer", table)
