@@ -711,9 +711,11 @@ def test_speech_ft_of_a_model_of_s3prl(tmp_path):
     after = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in before.items()}
     torch.save({"Upstream": after, "Featurizer": {"weights": torch.ones(3)}, "Downstream": {"w": torch.ones(2)},
                 "Optimizer": {}, "Step": 7, "Args": argparse.Namespace(upstream="hubert"), "Config": {}}, tuned)
-    speechmerge.merge([tuned], method="interpolate", alpha=0.25, base=base).save(tmp_path / "out", as_="full", base=base)
+    vector = speechmerge.merge([tuned], method="interpolate", alpha=0.25, base=base)
+    vector.save(tmp_path / "out", as_="full", base=base)
     merged = UpstreamExpert(str(tmp_path / "out" / "hubert.pt")).state_dict()
     assert list(merged) == list(before)
     for name, tensor in merged.items():
         moved = not name.startswith(("model.final_proj", "model.label_embs_concat"))  # the pre-training task's
-        torch.testing.assert_close(tensor, before[name] + 0.25 * moved * (after[name] - before[name]), rtol=0, atol=1e-6)
+        expected = before[name] + 0.25 * moved * (after[name] - before[name])
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-6)
