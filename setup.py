@@ -35,6 +35,8 @@ setup(
         "soundfile>=0.13",
         "numpy>=1.26",
         "scikit-learn>=1.5",
+        "scipy>=1.11",
+        "threadpoolctl>=3.1",
         "optuna>=4",  # Bayesian search of merge-sweep
         "matplotlib>=3.9",
         "jinja2>=3.1",

@@ -182,7 +182,7 @@ def transcription(rows, zero_sign, rule="mean", elect="sum", weights=None):
     weights = np.ones(len(rows)) if weights is None else np.asarray(weights, float)
     rows = rows.astype(np.float64) * weights[:, None]
     votes = rows if elect == "sum" else np.sign(rows)
-    gamma = np.array([np.sign(math.fsum(column)) for column in votes.T])
+    gamma = np.sign(sum(votes))  # in float64, as the paper would be computed; values 2^53 apart are as good as 0
     gamma[gamma == 0] = zero_sign
     agrees = (np.sign(rows) == gamma) & (rows != 0)
     if rule == "max":

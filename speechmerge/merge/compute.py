@@ -1,13 +1,11 @@
-"""Where and on how many threads a merge is computed; results are the same for any number of threads.
+"""Where and on how many cores a merge is computed; results are the same for any number.
 
-Each thread computes whole blocks or whole parameters with one BLAS thread, because BLAS and LAPACK sum in another order
+Each worker computes whole blocks or whole parameters with one BLAS thread, because BLAS and LAPACK sum in another order
 with each number of threads; what is summed over blocks is summed in the order of the blocks.
 """
-import collections
 import contextlib
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 UNIT = 32  # blocks of one parameter that a thread takes at once: factors of a LoRA are read once for all of them
@@ -53,23 +51,17 @@ def keep_memory():
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: bytes of free memory from which it is given back
 
 
-def ordered(function, items):
-    """function(item) for each, computed on the threads, given in order; at most a few results wait in memory."""
+def ordered(function, items, here: bool = False):
+    """Yield function(item) for each item, in order, computed on all cores. `here`: the function changes what is in this
+    process, or its results are large."""
+    import torch
+
+    from speechmerge.merge.workers import by_processes, by_threads
+
     if _now.threads == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(_now.threads) as pool:
-        waiting = collections.deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * _now.threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        return map(function, items)
+    forks = not here and _now.device == "cpu" and hasattr(os, "fork") and not torch.cuda.is_initialized()
+    return (by_processes if forks else by_threads)(function, items, _now.threads)
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,13 @@ class Stacked(LowRank):
         return Stacked(self.deltas, [factor] * len(self.deltas))
 
 
+class Concatenated(Stacked):
+    """A weighted sum that is saved as it is, factors side by side, and not at its numerical rank."""
+
+    def scaled(self, factor):
+        return Concatenated(self.deltas, [factor] * len(self.deltas))
+
+
 def zero(shape) -> LowRank:
     """The delta that changes nothing, as rank 1 because no file format knows rank 0."""
     import torch

@@ -37,9 +37,9 @@ class OpenFile:
                 raise SpeechMergeError(f"{self.path}: key {name}: file ended early; was it changed while it was read?")
             done += count
 
-    def __del__(self):
+    def __del__(self, close=os.close):  # a default, because modules are gone when the interpreter ends
         if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            close(self.descriptor)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def write_lora(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
     keys = [f"{PREFIX}{name.removesuffix('.weight')}.lora_{part}.weight" for name in names for part in "AB"]
     dimensions = max(len(delta.shape) for delta in vector.deltas.values())
     with Writer(folder / "adapter_model.safetensors", longest_header(keys, dimensions, note(vector))) as writer:
-        made = ordered(lambda name: recompress(vector.deltas[name].loaded(), rank), names)
+        made = ordered(lambda name: recompress(vector.deltas[name], rank), names)
         for name, small in zip(names, made):
             module, delta = name.removesuffix(".weight"), small.delta
             B, A = delta.factors()
@@ -220,7 +220,7 @@ def write_full(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
                 values = delta.block(block.start, block.stop).add_(base_block(entry, block.start, block.stop))
                 writer.write(slots[name], first_element(block), values)
 
-        for _ in ordered(fill, _full_parts(start, vector, slots)):
+        for _ in ordered(fill, _full_parts(start, vector, slots), here=isinstance(writer, TorchWriter)):
             pass
         writer.close(note(vector))
     for path in sorted(start.folder.iterdir()) if start.folder.is_dir() else ():

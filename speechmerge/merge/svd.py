@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merge.delta import Delta, LowRank
+from speechmerge.merge.delta import Concatenated, Delta, LowRank
 from speechmerge.merge.eigen import FEW, leading
 
 NUMERICAL_RANK = 1e-7  # singular values below this part of the largest are float32 rounding
@@ -57,8 +57,10 @@ class Recompressed:
 def recompress(delta: Delta, rank: int | None = None) -> Recompressed:
     """The best approximation of rank <= `rank`, or with rank None the delta itself at its numerical rank.
 
-    The factors are float32, each with the square root of the singular values. Rank 0 is written as zeros of rank 1.
+    What was concatenated on purpose stays so where no rank is asked for. The factors are float32, each with the square root of the singular values. Rank 0 is written as zeros of rank 1.
     """
+    if rank is None and isinstance(delta, Concatenated):
+        return Recompressed(LowRank(*delta.factors(), 1.0, delta.shape), 0.0, delta.norm())
     found = decompose(delta, rank)
     return Recompressed(low_rank(found, delta.shape), found.lost, found.norm)
 

@@ -57,7 +57,7 @@ class TaskVector:
         kept, names = {}, sorted(self.deltas)
         try:
             with torch.no_grad(), computing():
-                for name, change in zip(names, ordered(lambda name: self.deltas[name].dense(), names)):
+                for name, change in zip(names, ordered(lambda name: self.deltas[name].dense(), names, here=True)):
                     parameter = _parameter(module, name, self.deltas[name])
                     kept[name] = parameter.detach().clone()
                     parameter.copy_(parameter.float() + change.to(parameter.device))

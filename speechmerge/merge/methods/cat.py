@@ -20,3 +20,9 @@ class Concatenate(Linear):
 
     def coefficients(self, name):
         return self.strength_at(name)
+
+    def merge(self, name, deltas):
+        from speechmerge.merge.delta import Concatenated, Stacked
+
+        merged = super().merge(name, deltas)
+        return Concatenated(merged.deltas, [1.0] * len(merged.deltas)) if isinstance(merged, Stacked) else merged
