@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 import types
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -656,7 +657,7 @@ def test_weights_that_others_in_the_file_use(tmp_path, elsewhere):
 def test_wrong_sizes_and_names(tmp_path):
     source = save({"w": torch.ones(4)}, tmp_path / "x.pt")
     for replace, word in (({"x": blocks(torch.ones(4))}, "key x is not among its 1 weights"),
-                          ({"w": blocks(torch.ones(3))}, "key w: 4 bytes more or fewer"),
+                          ({"w": blocks(torch.ones(3))}, "key w: not every one of its 16 bytes was written once"),
                           ({"w": blocks(torch.ones(5))}, "key w: made 20 bytes, expected 16")):
         with pytest.raises(SpeechMergeError, match=word):
             write_torch_file(source, tmp_path / "y.pt", replace)
@@ -665,12 +666,34 @@ def test_wrong_sizes_and_names(tmp_path):
     assert torch.equal(torch.load(source)["w"], torch.ones(4))
 
 
-def test_tensors_from_threads_in_any_order(tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
+def by_threads(function, items):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(function, items))
 
+
+def by_processes(function, items):
+    """Each of four copies of this process does a quarter."""
+    children = []
+    for number in range(4):
+        if not (child := os.fork()):
+            try:
+                for item in items[number::4]:
+                    function(item)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("do", [by_threads, by_processes])
+def test_tensors_from_threads_and_processes_in_any_order(tmp_path, do):
     weights = {f"layer.{number}": torch.randn(64, 32).bfloat16() for number in range(20)}
+    weights["turned"] = torch.randn(32, 64).bfloat16().t()
+    weights["tied"] = weights["layer.3"]
     source = save({"state_dict": weights}, tmp_path / "x.pt")
-    new = {name: tensor.float() * 3 for name, tensor in weights.items()}
+    new = {name: tensor.float().contiguous() * 3 for name, tensor in weights.items()}
     parts = [(name, row) for name in weights for row in range(0, 64, 8)]
     random.Random(0).shuffle(parts)
 
@@ -678,9 +701,10 @@ def test_tensors_from_threads_in_any_order(tmp_path):
         name, row = part
         writer.write(writer.slots[name], 32 * row, new[name][row : row + 8])
 
-    with TorchWriter(open_torch_file(source), tmp_path / "y.pt", weights) as writer, ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, parts))
+    with TorchWriter(open_torch_file(source), tmp_path / "y.pt", weights) as writer:
+        do(write, parts)
         writer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pt", "y.pt"]
     loaded = torch.load(tmp_path / "y.pt")["state_dict"]
     assert all(torch.equal(loaded[name], tensor.bfloat16()) for name, tensor in new.items())
     assert zipfile.ZipFile(tmp_path / "y.pt").testzip() is None

@@ -2,7 +2,7 @@
 
     writer = TorchWriter(open_torch_file(base), folder / "model.pt", names)
     slot = writer.slots["encoder.layers.0.fc1.weight"]
-    writer.write(slot, 0, tensor)                  # elements 0.. of it, from any thread, in any order
+    writer.write(slot, 0, tensor)                  # elements 0.. of it, from any thread or forked process, in any order
     writer.close()
 
 Whatever stands around the weights (configuration, arguments, dictionaries, optimizer) is copied byte by byte, so that
@@ -10,9 +10,11 @@ fairseq and s3prl load the copy as they load the source. Types and shapes stay a
 changed storages are new. Weights that share memory are written once, and must be given the same bytes.
 """
 import bisect
-import hashlib
+import fcntl
+import itertools
 import os
-import threading
+import struct
+import tempfile
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merge.safetensors_file import Entry, OpenFile
@@ -20,20 +22,31 @@ from speechmerge.merge.safetensors_writer import Writer
 from speechmerge.merge.torch_file import Permuted, TorchFile, open_torch_file
 from speechmerge.merge.torch_zip import BLOCK, checksum, write_checksum
 
+RECORD = struct.Struct("<3Q")  # of what was written: number of the slot, first byte, bytes
+
 
 class TorchWriter(Writer):
-    """Raises SpeechMergeError where other tensors than `names` would change, too. A context manager."""
+    """Raises SpeechMergeError where other tensors than `names` would change, too. A context manager.
+
+    Threads and forked processes may write: what `close` must know of their writing stands in files without a name.
+    """
 
     def __init__(self, source: TorchFile, target, names):
         self.source, self.target = source, target
         self.slots = {name: _known(source, name) for name in names}
+        self.numbers = {name: number for number, name in enumerate(self.slots)}
         self.owners = _owners(source, self.slots)
-        self.left = {name: slot.stop - slot.start for name, slot in self.slots.items()}
-        self.buffers, self.digests, self.lock = {}, [], threading.Lock()
+        later = [name for name, slot in self.slots.items() if self.owners[name] != name or isinstance(slot, Permuted)]
+        sizes = [self.slots[name].stop - self.slots[name].start for name in later]
+        self.later = dict(zip(later, itertools.accumulate([0, *sizes])))  # name -> place in `waiting`
         if os.path.exists(target) and os.path.samefile(target, source.path):
             raise SpeechMergeError(f"{target}: would be written over itself; choose another folder")
         self.descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
+            folder = os.path.dirname(os.path.abspath(target))
+            self.journal = tempfile.TemporaryFile("wb+", 0, dir=folder)  # a RECORD of each piece
+            self.waiting = tempfile.TemporaryFile("wb+", 0, dir=folder)  # tied and permuted weights, until `close`
+            fcntl.fcntl(self.journal, fcntl.F_SETFL, fcntl.fcntl(self.journal, fcntl.F_GETFL) | os.O_APPEND)
             self._copy_rest()
         except BaseException:
             os.close(self.descriptor)
@@ -47,36 +60,36 @@ class TorchWriter(Writer):
             raise SpeechMergeError(
                 f"key {slot.name}: made {first + len(data)} bytes, expected {slot.stop - slot.start}"
             )
-        with self.lock:
-            self.left[slot.name] -= len(data)
-            if isinstance(slot, Permuted):
-                return self._keep(slot, first, data)
-        if self.owners[slot.name] == slot.name:
-            self._write(slot.start + first, data)
+        if slot.name in self.later:
+            _write(self.waiting.fileno(), self.later[slot.name] + first, data)
         else:
-            self.digests.append((slot, first, len(data), hashlib.sha256(data).digest()))
+            _write(self.descriptor, slot.start + first, data)
+        os.write(self.journal.fileno(), RECORD.pack(self.numbers[slot.name], first, len(data)))
 
     def close(self, metadata=None):
         """Checksums, and to the disk. Raises SpeechMergeError where bytes are missing or tied weights differ.
 
         There is no place for `metadata`: the file holds what the source holds.
         """
-        for name, left in self.left.items():
-            if left:
-                raise SpeechMergeError(f"key {name}: {left} bytes more or fewer than its size were written")
+        self._check_whole()
+        for name in self.later:
+            if isinstance(self.slots[name], Permuted):
+                self._write_permuted(self.slots[name])
         written = OpenFile(self.target)
-        for slot, first, length, digest in self.digests:
-            block = bytearray(length)
-            written.read_into(memoryview(block), slot.start + first, slot.name)
-            if hashlib.sha256(block).digest() != digest:
-                raise SpeechMergeError(f"{self.source.path}: key {slot.name} shares its memory with key "
-                                       f"{self.owners[slot.name]}, but they would become different; merge both alike")
+        for name in self.later:
+            if self.owners[name] != name:
+                self._compare_tied(self.slots[name], written)
         starts = sorted(slot.start for slot in self.slots.values() if slot.stop > slot.start)
         for member in self.source.members.values():
             if _any_within(starts, member.start, member.stop):
                 self.source.file.check(member)  # what stays of it must not get a right checksum if it is wrong
                 write_checksum(self.descriptor, self.source.file, member, checksum(written, member))
         os.fsync(self.descriptor)
+
+    def __exit__(self, *_):
+        self.journal.close()
+        self.waiting.close()
+        super().__exit__(*_)
 
     def _copy_rest(self):
         """Everything that is not replaced."""
@@ -87,26 +100,54 @@ class TorchWriter(Writer):
             for offset in range(at, start, BLOCK):
                 block = buffer[: min(BLOCK, start - offset)]
                 self.source.file.read_into(block, offset, "of the archive")
-                self._write(offset, block)
+                _write(self.descriptor, offset, block)
             at = max(at, stop)
 
-    def _write(self, offset: int, data):
-        while data:
-            count = os.pwrite(self.descriptor, data, offset)
-            data, offset = data[count:], offset + count
+    def _check_whole(self):
+        """Every byte was written, and once."""
+        self.journal.seek(0)
+        ends = dict.fromkeys(self.numbers.values(), 0)
+        for number, first, length in sorted(RECORD.iter_unpack(self.journal.read())):
+            ends[number] = first + length if first == ends[number] else -1
+        for slot, end in zip(self.slots.values(), ends.values()):
+            if end != slot.stop - slot.start:
+                raise SpeechMergeError(
+                    f"key {slot.name}: not every one of its {slot.stop - slot.start} bytes was written once"
+                )
 
-    def _keep(self, slot: Permuted, first: int, data):
-        """A tensor in another order is put together in memory and written when it is whole."""
+    def _write_permuted(self, slot: Permuted):
+        """A tensor in another order is written when it is whole."""
         import numpy as np
 
-        if slot.name not in self.buffers:
-            self.buffers[slot.name] = np.empty(slot.stop - slot.start, np.uint8)
-        self.buffers[slot.name][first : first + len(data)] = np.frombuffer(data, np.uint8)
-        if not self.left[slot.name]:
-            stored = np.empty(slot.stop - slot.start, np.uint8)
-            view = slot.view(stored)
-            view[...] = self.buffers.pop(slot.name).reshape(view.shape)
-            self._write(slot.start, memoryview(stored))
+        size = slot.stop - slot.start
+        ordered, stored = np.empty(size, np.uint8), np.empty(size, np.uint8)
+        _read(self.waiting.fileno(), self.later[slot.name], memoryview(ordered))
+        view = slot.view(stored)
+        view[...] = ordered.reshape(view.shape)
+        _write(self.descriptor, slot.start, memoryview(stored))
+
+    def _compare_tied(self, slot: Entry, written: OpenFile):
+        """A weight that shares its memory got the bytes of the one whose bytes were written."""
+        for first in range(0, slot.stop - slot.start, BLOCK):
+            length = min(BLOCK, slot.stop - slot.start - first)
+            own, other = bytearray(length), bytearray(length)
+            _read(self.waiting.fileno(), self.later[slot.name] + first, memoryview(own))
+            written.read_into(memoryview(other), slot.start + first, slot.name)
+            if own != other:
+                raise SpeechMergeError(f"{self.source.path}: key {slot.name} shares its memory with key "
+                                       f"{self.owners[slot.name]}, but they would become different; merge both alike")
+
+
+def _write(descriptor: int, offset: int, data):
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _read(descriptor: int, offset: int, buffer: memoryview):
+    while buffer:
+        count = os.preadv(descriptor, [buffer], offset)
+        buffer, offset = buffer[count:], offset + count
 
 
 def write_torch_file(source, target, replace: dict, container=None):
