@@ -22,7 +22,7 @@ COMPARED = ("method", "merge_mode", "adapters", "split", "reading", "eval_tasks"
 
 
 def searcher(search: dict):
-    """The search of a config's `search`, as :func:`speechmerge.merge.search_space.read_search` gives it."""
+    """The search of a config's `search`, as :func:`speechmerge.merge.config.search_space.read_search` gives it."""
     return Grid(search) if search["type"] == "grid" else Bayes(search)
 
 

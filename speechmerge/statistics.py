@@ -22,10 +22,10 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import fingerprint, lock, read_json, sha256_file, write_json
 from speechmerge.merge.layers import block_of
 from speechmerge.merge.read import read
-from speechmerge.merge.safetensors_writer import Writer, longest_header
 from speechmerge.merge.statistics import statistics_file
 from speechmerge.merge.task_vector import TaskVector, check_shapes
 from speechmerge.provenance import provenance
+from speechmerge.storage.safetensors_writer import Writer, longest_header
 from speechmerge.systems import System, content_files
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ def merge_blockwise(sources: list[Source], writers, off_diagonal: float) -> list
 def averaged(vectors, names, off_diagonal: float, grams=()) -> TaskVector:
     """The parameters `names` merged: by their Gram matrices where all vectors have one, else their mean."""
     from speechmerge.merge.delta import concatenate
-    from speechmerge.merge.regression import regression_mean
+    from speechmerge.merge.kernels.regression import regression_mean
 
     merged = {}
     for name in names:

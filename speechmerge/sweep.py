@@ -13,10 +13,10 @@ from speechmerge.decode import Options
 from speechmerge.errors import SpeechMergeError
 from speechmerge.evaluation import Evaluation, own_sets
 from speechmerge.files import fingerprint, lock, read_json, sha256_file, write_json
+from speechmerge.merge.config.spec import MergeSpec
 from speechmerge.merge.registry import METHODS
 from speechmerge.merge.run import prepare
 from speechmerge.merge.save import save
-from speechmerge.merge.spec import MergeSpec
 from speechmerge.merge.tag import task_combo
 from speechmerge.metrics.interference import rank
 from speechmerge.models.options import CONTEXT_OPTIONS, model_from

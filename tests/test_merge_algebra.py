@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechmerge.errors import SpeechMergeError
+from speechmerge.merge.base import Base
 from speechmerge.merge.compute import Tensors
 from speechmerge.merge.delta import Computed, Dense, LowRank, concatenate
-from speechmerge.merge.fingerprint import Base
-from speechmerge.merge.svd import recompress
+from speechmerge.merge.kernels.svd import recompress
+from speechmerge.merge.kernels.threshold import magnitude_thresholds
 from speechmerge.merge.task_vector import TaskVector
-from speechmerge.merge.threshold import magnitude_thresholds
 
 
 def low_rank(seed, m=20, n=24, r=3, scale=1.5, shape=None):

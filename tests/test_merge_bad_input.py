@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 import speechmerge
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json, write_json
-from speechmerge.merge.checkpoint import Checkpoint
-from speechmerge.merge.fingerprint import model_fingerprint
 from speechmerge.merge.read import read
-from speechmerge.merge.safetensors_file import read_header
+from speechmerge.storage.checkpoint import Checkpoint
+from speechmerge.storage.checkpoint import model_fingerprint
+from speechmerge.storage.safetensors_file import read_header
 
 KEY = "base_model.model.model.encoder.layers.0.fc1.lora_A.weight"
 

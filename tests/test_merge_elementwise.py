@@ -17,11 +17,11 @@ from hypothesis.extra import numpy as arrays
 
 import speechmerge
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.merge import masks, threshold
+from speechmerge.merge.base import Base
 from speechmerge.merge.compute import Tensors
 from speechmerge.merge.delta import Blockwise, Dense, LowRank, Scaled
-from speechmerge.merge.fingerprint import Base
-from speechmerge.merge.signs import disjoint_merge, sum_of_signs, trim_
+from speechmerge.merge.kernels import masks, threshold
+from speechmerge.merge.kernels.signs import disjoint_merge, sum_of_signs, trim_
 from speechmerge.merge.task_vector import TaskVector
 
 BASE = Base("base", "f" * 64)

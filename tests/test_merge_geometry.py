@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import speechmerge
 from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.merge.base import Base
 from speechmerge.merge.compute import Tensors, computing
 from speechmerge.merge.delta import Computed, Dense, LowRank
-from speechmerge.merge.fingerprint import Base
-from speechmerge.merge.inner_products import inner_products
-from speechmerge.merge.sphere import karcher, slerp, stock_ratio
+from speechmerge.merge.kernels.inner_products import inner_products
+from speechmerge.merge.kernels.sphere import karcher, slerp, stock_ratio
 from speechmerge.merge.task_vector import TaskVector
 
 NAME = "model.encoder.layers.0.fc1.weight"

@@ -25,8 +25,8 @@ from speechmerge.cli import main
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import write_json
 from speechmerge.merge.run import prepare
-from speechmerge.merge.safetensors_file import read_tensor
-from speechmerge.merge.torch_file import read_torch_header
+from speechmerge.storage.safetensors_file import read_tensor
+from speechmerge.storage.torch_file import read_torch_header
 
 WEIGHTS = "model.safetensors"
 INDEX = WEIGHTS + ".index.json"

@@ -9,8 +9,8 @@ import torch
 import speechmerge
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.merge import METHODS
+from speechmerge.merge.base import Base
 from speechmerge.merge.delta import Dense, LowRank
-from speechmerge.merge.fingerprint import Base
 from speechmerge.merge.method import Elementwise
 from speechmerge.merge.task_vector import TaskVector
 

@@ -9,9 +9,9 @@ import speechmerge
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json, write_json
 from speechmerge.merge.delta import LowRank
-from speechmerge.merge.fingerprint import model_fingerprint
 from speechmerge.merge.read import read
 from speechmerge.merge.run import again
+from speechmerge.storage.checkpoint import model_fingerprint
 
 KINDS = {
     "lora": {},

@@ -12,13 +12,13 @@ from scipy.optimize import minimize
 import speechmerge
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.merge import METHODS
+from speechmerge.merge.base import Base
 from speechmerge.merge.compute import Tensors, computing, ordered
 from speechmerge.merge.core_space import CoreSpace
 from speechmerge.merge.delta import Computed, Dense, LowRank
-from speechmerge.merge.eigen import _routine, leading
-from speechmerge.merge.fingerprint import Base
-from speechmerge.merge.spectral import isotropic, isotropic_common_specific, least_interference, polar, tsv
-from speechmerge.merge.svd import recompress, svd, svd_of_product, truncate
+from speechmerge.merge.kernels.eigen import _routine, leading
+from speechmerge.merge.kernels.spectral import isotropic, isotropic_common_specific, least_interference, polar, tsv
+from speechmerge.merge.kernels.svd import recompress, svd, svd_of_product, truncate
 from speechmerge.merge.task_vector import TaskVector
 
 BASE = Base("base", "f" * 64)

@@ -19,7 +19,7 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, write_json
 from speechmerge.merge.compute import computing
 from speechmerge.merge.delta import Dense, LowRank
-from speechmerge.merge.regression import regression_mean
+from speechmerge.merge.kernels.regression import regression_mean
 from speechmerge.merge.run import prepare
 from speechmerge.models import load_model
 from speechmerge.statistics import Options, Source, collect, fisher_parts, gram_parts, in_blocks, passes

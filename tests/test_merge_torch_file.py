@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merge import torch_pickle
-from speechmerge.merge.safetensors_file import read_bytes, read_elements, read_tensor
-from speechmerge.merge.torch_file import Permuted, containers, open_torch_file, read_torch_header
-from speechmerge.merge.torch_write import TorchWriter, write_torch_file
+from speechmerge.storage import torch_pickle
+from speechmerge.storage.safetensors_file import read_bytes, read_elements, read_tensor
+from speechmerge.storage.torch_file import Permuted, containers, open_torch_file, read_torch_header
+from speechmerge.storage.torch_write import TorchWriter, write_torch_file
 
 ZIP = {"_use_new_zipfile_serialization": True}
 LEGACY = {"_use_new_zipfile_serialization": False}
@@ -546,8 +546,8 @@ def unchanged(found, values, expected) -> bool:
 
 def test_torch_is_not_imported(tmp_path):
     path = save(fairseq_checkpoint(), tmp_path / "hubert.pt")
-    code = ("import sys\nfrom speechmerge.merge import torch_write\n"
-            "from speechmerge.merge.torch_file import open_torch_file\n"
+    code = ("import sys\nfrom speechmerge.storage import torch_write\n"
+            "from speechmerge.storage.torch_file import open_torch_file\n"
             f"print(len(open_torch_file({str(path)!r}).entries))\n"
             "print([name for name in ('torch', 'numpy', 'omegaconf', 'fairseq', 'argparse') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

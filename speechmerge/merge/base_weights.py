@@ -1,8 +1,8 @@
 """The weights of the base as tensors of a merge, for methods whose result depends on them."""
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merge.checkpoint import Checkpoint
-from speechmerge.merge.fingerprint import common_base
+from speechmerge.merge.base import common_base
 from speechmerge.merge.read import OnDisk, base_folder
+from speechmerge.storage.checkpoint import Checkpoint
 
 
 def base_weights(vectors) -> dict:

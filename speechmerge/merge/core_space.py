@@ -16,7 +16,7 @@ coordinates that depend on the deltas alone.
         \"\"\"All singular values of the sum equal.\"\"\"
 
         def core(self, name, matrices):
-            from speechmerge.merge.spectral import isotropic
+            from speechmerge.merge.kernels.spectral import isotropic
 
             return isotropic(matrices)
 """
@@ -86,7 +86,7 @@ class CoreSpace:
 
     def delta(self, matrix, shape):
         """A merged matrix [p, q] as a delta, at its numerical rank."""
-        from speechmerge.merge.svd import SVD, low_rank, svd
+        from speechmerge.merge.kernels.svd import SVD, low_rank, svd
 
         found = svd(matrix)
         return low_rank(SVD(self.left @ found.left, found.values, found.right @ self.right, 0.0, 0.0), shape)
@@ -96,7 +96,7 @@ def leading_directions(matrices, complete: bool):
     """Left singular vectors [p, k] of [M_1 / |M_1|, M_2 / |M_2|, ...], the largest first."""
     import torch
 
-    from speechmerge.merge.svd import NUMERICAL_RANK
+    from speechmerge.merge.kernels.svd import NUMERICAL_RANK
 
     gram = matrices[0].new_zeros(len(matrices[0]), len(matrices[0]))
     for matrix in matrices:

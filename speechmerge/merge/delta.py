@@ -152,7 +152,7 @@ class Stored:
     shape: tuple[int, int]
 
     def read(self):
-        from speechmerge.merge.safetensors_file import read_tensor
+        from speechmerge.storage.safetensors_file import read_tensor
 
         return read_tensor(self.entry).reshape(self.shape)
 
@@ -259,7 +259,7 @@ def concatenate(deltas, weights) -> Delta:
 
 def floats(entry, start: int, stop: int):
     """Rows start..stop of a tensor on disk: float32, on the device of the merge, in memory of its own."""
-    from speechmerge.merge.safetensors_file import read_elements
+    from speechmerge.storage.safetensors_file import read_elements
 
     row = math.prod(entry.shape[1:])
     tensor = on_device(read_elements(entry, start * row, stop * row)).float()

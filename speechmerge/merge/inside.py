@@ -9,7 +9,7 @@ import threading
 import weakref
 
 from speechmerge.errors import UsageError
-from speechmerge.merge.checks import mapping
+from speechmerge.merge.config.checks import mapping
 from speechmerge.merge.core_space import all_low_rank, largest_rank
 from speechmerge.merge.delta import Computed, Delta, Dense
 from speechmerge.merge.method import Method

@@ -94,7 +94,7 @@ class Linear(Method):
 
     def merge(self, name, deltas):
         from speechmerge.merge.delta import concatenate
-        from speechmerge.merge.factors import sum_factors
+        from speechmerge.merge.kernels.factors import sum_factors
 
         combine = concatenate if self.values["mode"] == "product" else sum_factors
         return combine(deltas, self.coefficients(name))

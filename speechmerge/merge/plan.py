@@ -5,9 +5,9 @@ import os
 from speechmerge.merge.compute import UNIT
 from speechmerge.merge.delta import BLOCK, LowRank
 from speechmerge.merge.method import Linear
-from speechmerge.merge.safetensors_file import BYTES
 from speechmerge.merge.save import check_full, check_lora, check_options
 from speechmerge.merge.task_vector import TaskVector
+from speechmerge.storage.safetensors_file import BYTES
 
 IDLE = 300_000_000  # bytes of a process that has imported torch and done nothing
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
 from speechmerge.hashes import ContentHash
-from speechmerge.merge.checkpoint import Checkpoint, is_weights, resolve_model_dir
+from speechmerge.merge.base import Base, given_base
 from speechmerge.merge.delta import Delta, Difference, LowRank, Stored, floats
-from speechmerge.merge.fingerprint import Base, given_base
-from speechmerge.merge.safetensors_file import FLOATS, read_header
 from speechmerge.merge.task_vector import TaskVector
+from speechmerge.storage.checkpoint import Checkpoint, is_weights, resolve_model_dir
+from speechmerge.storage.safetensors_file import FLOATS, read_header
 
 
 def read(source, base=None, name=None) -> TaskVector:

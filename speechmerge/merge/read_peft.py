@@ -10,12 +10,12 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
 from speechmerge.hashes import ContentHash
-from speechmerge.merge.checkpoint import Checkpoint
+from speechmerge.merge.base import Base, given_base
 from speechmerge.merge.delta import Computed, Dense, LowRank, Stored, floats
-from speechmerge.merge.fingerprint import Base, given_base
 from speechmerge.merge.read import base_folder, difference, our_notes
-from speechmerge.merge.safetensors_file import FLOATS
 from speechmerge.merge.task_vector import TaskVector
+from speechmerge.storage.checkpoint import Checkpoint
+from speechmerge.storage.safetensors_file import FLOATS
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."

@@ -10,8 +10,8 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import fingerprint
 from speechmerge.hashes import ContentHash, Later
 from speechmerge.merge import policies
+from speechmerge.merge.base import common_base, settle
 from speechmerge.merge.compute import Tensors, computing
-from speechmerge.merge.fingerprint import common_base, settle
 from speechmerge.merge.method import Method
 from speechmerge.merge.read import read
 from speechmerge.merge.registry import METHODS

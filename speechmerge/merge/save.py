@@ -12,16 +12,16 @@ from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import atomic_dir, lock, write_json
-from speechmerge.merge.checkpoint import Checkpoint
+from speechmerge.merge.base import Base, given_base, settle
 from speechmerge.merge.compute import base_block, computing, ordered, units
 from speechmerge.merge.delta import Computed, LowRank
-from speechmerge.merge.fingerprint import Base, given_base, settle
 from speechmerge.merge.read import base_folder
-from speechmerge.merge.safetensors_file import BYTES, FLOATS
-from speechmerge.merge.safetensors_writer import Writer, header_of, longest_header
 from speechmerge.merge.task_vector import TaskVector
-from speechmerge.merge.torch_write import TorchWriter
 from speechmerge.provenance import provenance
+from speechmerge.storage.checkpoint import Checkpoint
+from speechmerge.storage.safetensors_file import BYTES, FLOATS
+from speechmerge.storage.safetensors_writer import Writer, header_of, longest_header
+from speechmerge.storage.torch_write import TorchWriter
 
 METADATA = "merge_metadata.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".pkl", ".npz")
@@ -89,7 +89,7 @@ def check_options(as_: str, rank):
 
 def write_lora(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
     """adapter_model.safetensors and adapter_config.json; returns rank and errors."""
-    from speechmerge.merge.svd import recompress
+    from speechmerge.merge.kernels.svd import recompress
 
     check_lora(vector)
     names, ranks, errors, norms = sorted(vector.deltas), {}, {}, {}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
-from speechmerge.merge.safetensors_file import read_header
+from speechmerge.storage.safetensors_file import read_header
 
 FOLDER = "statistics"
 KINDS = ("gram", "fisher", "regmean_plus_plus")

@@ -3,8 +3,8 @@ import contextlib
 from dataclasses import dataclass, field, replace
 
 from speechmerge.errors import SpeechMergeError
+from speechmerge.merge.base import Base, common_base
 from speechmerge.merge.delta import Delta, concatenate
-from speechmerge.merge.fingerprint import Base, common_base
 
 
 @dataclass(frozen=True)

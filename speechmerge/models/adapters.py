@@ -6,7 +6,7 @@ import torch
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
-from speechmerge.models.weights import read_file, read_weights
+from speechmerge.storage.checkpoint import Checkpoint
 
 LORA_WEIGHTS, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 RECORDS = ("speechmerge.json", "merge_metadata.json")
@@ -64,7 +64,7 @@ def _wrap(model, directory: Path):
     """The network with the adapter around it, not yet merged; where it does not fit the network is left as it was."""
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
-    tensors = finite_tensors(directory / LORA_WEIGHTS)
+    tensors = read_all(directory / LORA_WEIGHTS)
     wrapped = None
     try:
         config = PeftConfig.from_pretrained(str(directory))
@@ -93,7 +93,9 @@ def _strip(model):
 
 
 def _load_full(model, directory: Path, saved: dict):
-    for name, tensor in read_weights(directory):
+    weights = Checkpoint(directory)
+    for name in weights.entries:
+        tensor = weights.tensor(name)
         parameter = _matching(model, directory, name, tensor.shape)
         saved[name] = (parameter, parameter.detach().clone())
         with torch.no_grad():
@@ -102,7 +104,7 @@ def _load_full(model, directory: Path, saved: dict):
 
 def _add_delta(model, directory: Path, saved: dict):
     """delta.json names the parameters; delta.safetensors holds `name.B` and `name.A`, or `name.dense`, in float32."""
-    tensors = dict(read_file(directory / "delta.safetensors"))
+    tensors = read_all(directory / "delta.safetensors")
     for name, facts in read_json(directory / "delta.json")["parameters"].items():
         parameter = _matching(model, directory, name, torch.Size(facts["shape"]))
         saved[name] = (parameter, parameter.detach().clone())
@@ -120,10 +122,9 @@ def _matching(model, directory: Path, name: str, shape):
     return parameters[name]
 
 
-def finite_tensors(path: Path) -> dict:
-    """Raises SpeechMergeError for an adapter file that is missing, cut off or holds NaN or infinity."""
-    tensors = dict(read_file(path))
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise SpeechMergeError(f"{path}: key {name} holds NaN or infinity; train it again (lower rate, fp32)")
-    return tensors
+def read_all(path: Path) -> dict:
+    """The tensors of a file. Raises SpeechMergeError where it is missing, cut off or holds NaN or infinity."""
+    if not path.is_file():
+        raise SpeechMergeError(f"{path}: not there; only safetensors files are read")
+    weights = Checkpoint(path)
+    return {name: weights.tensor(name) for name in weights.entries}

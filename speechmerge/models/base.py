@@ -138,7 +138,7 @@ class SpeechModel:
 
     def fingerprint(self) -> str:
         """Of the base weights on disk; equal for equal weights, wherever they lie."""
-        from speechmerge.merge.fingerprint import model_fingerprint  # the one function that both floors must agree on
+        from speechmerge.storage.checkpoint import model_fingerprint  # the one function that both floors must agree on
 
         return model_fingerprint(self.path)
 

@@ -17,7 +17,7 @@ def add_arguments(parser):
 def run(args):
     from pathlib import Path
 
-    from speechmerge.merge.fingerprint import common_base
+    from speechmerge.merge.base import common_base
     from speechmerge.merge.read import read
     from speechmerge.systems import known_adapters, register_adapter
 

@@ -46,7 +46,7 @@ def run(args):
 
 def merge_in_memory(args):
     """The run bundle of a merge whose weights are made when it is decoded."""
-    from speechmerge.merge.spec import MergeSpec
+    from speechmerge.merge.config.spec import MergeSpec
     from speechmerge.stages.merge import merged_folder, prepared
     from speechmerge.systems import find_adapters
 

@@ -6,9 +6,9 @@ the metadata alone: the merge is made in memory whenever it is decoded.
 """
 import argparse
 
-from speechmerge.merge.legacy import translate  # noqa: F401  the command line reads older configs through it
-from speechmerge.merge.spec_options import add_arguments as add_spec_arguments
-from speechmerge.merge.spec_options import spec_of
+from speechmerge.merge.config.legacy import translate  # noqa: F401  the command line reads older configs through it
+from speechmerge.merge.config.spec_options import add_arguments as add_spec_arguments
+from speechmerge.merge.config.spec_options import spec_of
 from speechmerge.options import boolean, mapping_or_value, split_name
 
 HELP = "combine adapters or fine-tuned models of one base into one"
@@ -32,7 +32,7 @@ def add_arguments(parser):
 def run(args):
     import logging
 
-    from speechmerge.merge.spec import SEARCH_KEYS
+    from speechmerge.merge.config.spec import SEARCH_KEYS
     from speechmerge.systems import find_adapters
 
     spec = spec_of(args)

@@ -5,9 +5,9 @@ Scores every point of a grid, or those that a Bayesian search proposes, on the v
 max-min interference_delta: exp/merged/<method>/<task_combo>/sweeps/sweep_<time>.json. Killed, the same command goes on
 where it was.
 """
-from speechmerge.merge.legacy import translate  # noqa: F401  the command line reads older configs through it
-from speechmerge.merge.spec_options import add_arguments as add_spec_arguments
-from speechmerge.merge.spec_options import spec_of, words_of
+from speechmerge.merge.config.legacy import translate  # noqa: F401  the command line reads older configs through it
+from speechmerge.merge.config.spec_options import add_arguments as add_spec_arguments
+from speechmerge.merge.config.spec_options import spec_of, words_of
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import boolean
 from speechmerge.stages.decode import add_decode_arguments
@@ -45,7 +45,7 @@ def check(spec, args):
     import logging
 
     from speechmerge.errors import UsageError
-    from speechmerge.merge.spec import RESULT_KEYS
+    from speechmerge.merge.config.spec import RESULT_KEYS
 
     if not spec.search:
         raise UsageError("search: nothing to search; give --grid lambda=0.2,0.5,0.8, or search in the config")

@@ -34,14 +34,14 @@ class Band(Sparsified):
         return outliers, min(kept, length - outliers)
 
     def survey(self, tensors):
-        from speechmerge.merge.threshold import magnitude_bands
+        from speechmerge.merge.kernels.threshold import magnitude_bands
 
         # parameter -> (smallest, largest) magnitude that is kept, for each input
         self.bands = magnitude_bands(tensors, self.counts) if self.values["scope"] == "tensor" else {}
         super().survey(tensors)
 
     def sparsify(self, block, tensors):
-        from speechmerge.merge.masks import keep_band_, keep_between_
+        from speechmerge.merge.kernels.masks import keep_band_, keep_between_
 
         if not block.shape:
             return tensors

@@ -89,7 +89,7 @@ class Drop(Thinned):
         return 1 / (1 - self.values["drop_rate"]) if self.values["rescale"] == "inverse" else 1.0
 
     def thin(self, block, index, tensor):
-        from speechmerge.merge.masks import drop_
+        from speechmerge.merge.kernels.masks import drop_
 
         return drop_(tensor, self.values["drop_rate"], *self.stream(block, index))
 

@@ -34,7 +34,7 @@ class MagPrune(Thinned):
                              f"{density - epsilon:g} to {density + epsilon:g}, expected them above 0 and at most 1")
 
     def thin(self, block, index, tensor):
-        from speechmerge.merge.masks import drop_by_rank_
+        from speechmerge.merge.kernels.masks import drop_by_rank_
 
         density, epsilon, rescale = (self.values[key] for key in ("density", "epsilon", "rescale"))
         return drop_by_rank_(tensor, density, epsilon, rescale == "inverse", *self.stream(block, index))

@@ -73,7 +73,7 @@ class TaskMasks(Elementwise):
             return {}
         import numpy as np
 
-        from speechmerge.merge.masks import pack
+        from speechmerge.merge.kernels.masks import pack
 
         everyone, norms = range(len(self.tasks)), Norms(self.tasks)
         arrays = {f"mask/{task}/{name}": np.zeros(0, np.uint8) for task in self.tasks for name in tensors.names}
@@ -131,7 +131,7 @@ class Emr(TaskMasks):
             self.rescale, = norms.ratios()
 
     def unified_and_masks(self, tensors, indices):
-        from speechmerge.merge.signs import disjoint_merge
+        from speechmerge.merge.kernels.signs import disjoint_merge
 
         unified = disjoint_merge(tensors, zero_sign=0, rule="max")
         return unified, [tensors[index].sign_().mul_(unified).gt_(0) for index in indices]
@@ -145,9 +145,9 @@ def vector_of_task(vector, task: str, masks=None, base=None):
     for. """
     from pathlib import Path
 
-    from speechmerge.merge.masks import Masked
+    from speechmerge.merge.kernels.masks import Masked
     from speechmerge.merge.read import read
-    from speechmerge.merge.safetensors_file import read_header, read_tensor
+    from speechmerge.storage.safetensors_file import read_header, read_tensor
 
     vector = read(vector, base)
     path = Path(masks or Path(vector.origin) / MASKS)

@@ -18,7 +18,7 @@ class IsoC(Spectral):
     """The sum of the task vectors with all its singular values replaced by their mean."""
 
     def core(self, name, matrices):
-        from speechmerge.merge.spectral import isotropic
+        from speechmerge.merge.kernels.spectral import isotropic
 
         return isotropic(matrices)
 
@@ -33,6 +33,6 @@ class IsoCts(Spectral):
     )
 
     def core(self, name, matrices):
-        from speechmerge.merge.spectral import isotropic_common_specific
+        from speechmerge.merge.kernels.spectral import isotropic_common_specific
 
         return isotropic_common_specific(matrices, self.values["common_fraction"])

@@ -6,10 +6,10 @@ weights, at most 10 steps of tensors and a tolerance of 1e-5; here task vectors 
 coefficients, in float64, so that more of them cost nothing and a LoRA stays one.
 """
 from speechmerge.errors import UsageError
+from speechmerge.merge.kernels.sphere import OnSphere, karcher
 from speechmerge.merge.method import check_count
 from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
-from speechmerge.merge.sphere import OnSphere, karcher
 
 
 @METHODS.register("karcher")

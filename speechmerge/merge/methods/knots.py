@@ -32,7 +32,7 @@ class Knots(Inside):
         import torch
 
         from speechmerge.merge.core_space import CoreSpace
-        from speechmerge.merge.svd import svd
+        from speechmerge.merge.kernels.svd import svd
 
         core = CoreSpace.of([delta.loaded().factors() for delta in deltas])
         left = svd(torch.cat(core.matrices, dim=1)).left

@@ -6,9 +6,9 @@ per parameter. Task vectors of different tasks are nearly orthogonal (c of 0.02 
 result close to the base: it keeps what the base knows rather than what the tasks learnt. mergekit averages the cosines,
 which is the default here, fusion_bench the angles. A mean cosine below 0 counts as 0, so that t is in [0, 1].
 """
+from speechmerge.merge.kernels.sphere import OnSphere, stock_ratio
 from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
-from speechmerge.merge.sphere import OnSphere, stock_ratio
 
 
 @METHODS.register("model_stock")

@@ -36,7 +36,7 @@ class Pcb(Elementwise):
             raise UsageError(f"method {self.name}: ratio: found 0, expected a number above 0")
 
     def survey(self, tensors):
-        from speechmerge.merge.threshold import elements, magnitude_of, nth_largest, ordered_keys, ordered_value
+        from speechmerge.merge.kernels.threshold import elements, magnitude_of, nth_largest, ordered_keys, ordered_value
 
         total = elements(tensors)
         self.bounds = self.cuts = [(0.0, 0.0)] * tensors.count

@@ -42,7 +42,7 @@ class RegMean(Method):
             return concatenate(deltas, [scale / len(deltas)] * len(deltas))
 
         def compute():
-            from speechmerge.merge.regression import regression_mean
+            from speechmerge.merge.kernels.regression import regression_mean
 
             grams = (statistics.tensor(name) for statistics in self.statistics)
             return regression_mean(deltas, grams, self.values["off_diagonal"]).scaled(scale)

@@ -8,9 +8,9 @@ parallel in fine-tuned models of one base that SLERP of them is mostly linear in
 the default (as in mergekit's `nuslerp` with a base), and `space: weights` is the other. Both are linear combinations of
 the inputs (and of the base), so in the space of task vectors a LoRA stays one.
 """
+from speechmerge.merge.kernels.sphere import OnSphere, slerp
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import METHODS
-from speechmerge.merge.sphere import OnSphere, slerp
 
 
 @METHODS.register("slerp")

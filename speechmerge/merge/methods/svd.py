@@ -21,7 +21,7 @@ class TruncatedSum(Concatenate):
             return whole
 
         def compute():
-            from speechmerge.merge.svd import truncate
+            from speechmerge.merge.kernels.svd import truncate
 
             return truncate(whole.loaded(), limit)
 

@@ -74,12 +74,12 @@ class SignElection(Sparsified):
             self.zero_sign = (votes > 0) - (votes < 0)
 
     def votes(self, tensors) -> int:
-        from speechmerge.merge.signs import sum_of_signs
+        from speechmerge.merge.kernels.signs import sum_of_signs
 
         return sum_of_signs(tensors, self.values["elect"], self.values["weights"])
 
     def fuse(self, tensors):
-        from speechmerge.merge.signs import disjoint_merge
+        from speechmerge.merge.kernels.signs import disjoint_merge
 
         rule, elect, weights = (self.values[key] for key in ("merge_func", "elect", "weights"))
         return disjoint_merge(tensors, self.zero_sign, rule, elect, weights)
@@ -97,7 +97,7 @@ class Ties(SignElection):
     )
 
     def survey(self, tensors):
-        from speechmerge.merge.threshold import magnitude_thresholds, magnitude_thresholds_of_each
+        from speechmerge.merge.kernels.threshold import magnitude_thresholds, magnitude_thresholds_of_each
 
         if self.values["trim"] == "all":  # parameter -> one threshold per input
             self.thresholds = dict.fromkeys(tensors.names, magnitude_thresholds(tensors, self.values["k"]))
@@ -106,6 +106,6 @@ class Ties(SignElection):
         super().survey(tensors)
 
     def sparsify(self, block, tensors):
-        from speechmerge.merge.signs import trim_
+        from speechmerge.merge.kernels.signs import trim_
 
         return [trim_(tensor, threshold) for tensor, threshold in zip(tensors, self.thresholds[block.name])]

@@ -36,7 +36,7 @@ class TaskSingularVectors(Spectral):
         return max(1, size // len(self.labels) if part is None else int(part * size))
 
     def core(self, name, matrices):
-        from speechmerge.merge.spectral import tsv
+        from speechmerge.merge.kernels.spectral import tsv
 
         return tsv(matrices, self.counts[name], self.values.get("beta"))
 

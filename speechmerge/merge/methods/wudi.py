@@ -29,6 +29,6 @@ class Wudi(Spectral):
     )
 
     def core(self, name, matrices):
-        from speechmerge.merge.spectral import least_interference
+        from speechmerge.merge.kernels.spectral import least_interference
 
         return least_interference(matrices, self.values["ridge"])

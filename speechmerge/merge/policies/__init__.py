@@ -17,7 +17,7 @@ number}, or one number for all. They are read by the method's own parameter, so 
 from dataclasses import dataclass
 
 from speechmerge.errors import UsageError
-from speechmerge.merge.checks import known_keys, leaf, mapping
+from speechmerge.merge.config.checks import known_keys, leaf, mapping
 from speechmerge.merge.registry import POLICIES
 from speechmerge.registry import nearest
 

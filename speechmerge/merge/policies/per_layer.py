@@ -13,7 +13,7 @@ The parts are those of :mod:`speechmerge.merge.layers`.
 import re
 
 from speechmerge.errors import UsageError
-from speechmerge.merge.checks import mapping
+from speechmerge.merge.config.checks import mapping
 from speechmerge.merge.layers import block_of, indices
 from speechmerge.merge.policies import DEFAULT, Key, Policy
 from speechmerge.merge.registry import POLICIES

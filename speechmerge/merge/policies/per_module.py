@@ -11,7 +11,7 @@ parts: `proj` does not match `q_proj`, `.*_proj` does.
 import re
 
 from speechmerge.errors import UsageError
-from speechmerge.merge.checks import mapping
+from speechmerge.merge.config.checks import mapping
 from speechmerge.merge.policies import DEFAULT, Key, Policy
 from speechmerge.merge.registry import POLICIES
 

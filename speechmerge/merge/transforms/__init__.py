@@ -18,7 +18,7 @@ Nothing dense is kept: what `prepare` gives are deltas that are made when they a
 from dataclasses import replace
 
 from speechmerge.errors import UsageError
-from speechmerge.merge.checks import known_keys, mapping, section
+from speechmerge.merge.config.checks import known_keys, mapping, section
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import TRANSFORMS
 from speechmerge.registry import nearest

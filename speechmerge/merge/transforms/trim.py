@@ -19,7 +19,7 @@ class Trim(Transform):
 
     def prepare(self, vector, tensors):
         from speechmerge.merge.delta import Blockwise
-        from speechmerge.merge.threshold import magnitude_thresholds
+        from speechmerge.merge.kernels.threshold import magnitude_thresholds
 
         if self.values["scope"] == "all":
             [threshold] = magnitude_thresholds(tensors, self.values["k"])

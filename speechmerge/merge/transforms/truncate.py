@@ -37,7 +37,7 @@ class Truncated(LowRank):
         return min(self.limit, self.delta.rank if isinstance(self.delta, LowRank) else full)
 
     def loaded(self):
-        from speechmerge.merge.svd import truncate
+        from speechmerge.merge.kernels.svd import truncate
 
         return truncate(self.delta.loaded(), self.limit)
 

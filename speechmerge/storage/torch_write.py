@@ -17,10 +17,10 @@ import struct
 import tempfile
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merge.safetensors_file import Entry, OpenFile
-from speechmerge.merge.safetensors_writer import Writer
-from speechmerge.merge.torch_file import Permuted, TorchFile, open_torch_file
-from speechmerge.merge.torch_zip import BLOCK, checksum, write_checksum
+from speechmerge.storage.safetensors_file import Entry, OpenFile
+from speechmerge.storage.safetensors_writer import Writer
+from speechmerge.storage.torch_file import Permuted, TorchFile, open_torch_file
+from speechmerge.storage.torch_zip import BLOCK, checksum, write_checksum
 
 RECORD = struct.Struct("<3Q")  # of what was written: number of the slot, first byte, bytes
 

@@ -2,16 +2,13 @@
 
 Hashing reads whole files, so it happens only where two claims must be compared or something is recorded.
 """
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.hashes import ContentHash, remembered
-from speechmerge.merge.checkpoint import Checkpoint, resolve_model_dir
-from speechmerge.merge.safetensors_file import read_bytes
+from speechmerge.hashes import ContentHash
+from speechmerge.storage.checkpoint import model_fingerprint, resolve_model_dir
 
 
 def settle(data):
@@ -23,21 +20,6 @@ def settle(data):
     if isinstance(data, dict):
         return {key: settle(value) for key, value in data.items()}
     return [settle(value) for value in data] if isinstance(data, (list, tuple)) else data
-
-
-def model_fingerprint(source) -> str:
-    """sha256 over name, type, shape and bytes of every tensor of a model (folder, file or cached hub id), by name."""
-    checkpoint = Checkpoint(source)
-    return remembered(checkpoint.files, "model", lambda: _hash(checkpoint))
-
-
-def _hash(checkpoint: Checkpoint) -> str:
-    digest = hashlib.sha256()
-    for name, entry in sorted(checkpoint.entries.items()):
-        digest.update(json.dumps([name, entry.dtype, entry.shape]).encode())
-        for block in read_bytes(entry):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

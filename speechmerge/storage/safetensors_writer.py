@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merge.safetensors_file import BYTES, FLOATS, torch_type
+from speechmerge.storage.safetensors_file import BYTES, FLOATS, torch_type
 
 DIGITS = 20  # of the largest offset there can be
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, fields
 
 from speechmerge.errors import UsageError
 from speechmerge.merge import policies, transforms
-from speechmerge.merge.checks import known_keys, leaf, mapping, names
+from speechmerge.merge.config.checks import known_keys, leaf, mapping, names
+from speechmerge.merge.config.search_space import read_search, read_subset, tried
 from speechmerge.merge.parameters import REQUIRED, Parameter
 from speechmerge.merge.registry import METHODS
-from speechmerge.merge.search_space import read_search, read_subset, tried
 from speechmerge.options import split_name
 from speechmerge.registry import nearest
 
@@ -75,7 +75,7 @@ class MergeSpec:
     def load(cls, *paths, **overrides) -> "MergeSpec":
         """From YAML files, later ones over earlier ones, and `overrides` over all. Older schemas are translated."""
         from speechmerge.config import merge_configs
-        from speechmerge.merge.legacy import translate
+        from speechmerge.merge.config.legacy import translate
 
         known = [item.name for item in fields(cls)]
         return cls.of({**merge_configs(paths, known, translate), **overrides})

@@ -1,12 +1,15 @@
 """A model's weights on disk, opened by header and read tensor by tensor: a folder of safetensors, sharded or not, or a
 checkpoint of PyTorch, which is read without running what stands in it.
 """
+import hashlib
+import json
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
-from speechmerge.merge.safetensors_file import Entry, read_header, read_tensor
-from speechmerge.merge.torch_file import SUFFIXES, TorchFile, open_torch_file
+from speechmerge.hashes import remembered
+from speechmerge.storage.safetensors_file import Entry, read_bytes, read_header, read_tensor
+from speechmerge.storage.torch_file import SUFFIXES, TorchFile, open_torch_file
 
 INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -99,3 +102,18 @@ def _indexed(index: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise SpeechMergeError(f"{index}: key {key}: {name} is missing; copy the model again")
     return [folder / name for name in sorted(set(names.values()))]
+
+
+def model_fingerprint(source) -> str:
+    """sha256 over name, type, shape and bytes of every tensor of a model (folder, file or cached hub id), by name."""
+    checkpoint = Checkpoint(source)
+    return remembered(checkpoint.files, "model", lambda: _hash(checkpoint))
+
+
+def _hash(checkpoint: Checkpoint) -> str:
+    digest = hashlib.sha256()
+    for name, entry in sorted(checkpoint.entries.items()):
+        digest.update(json.dumps([name, entry.dtype, entry.shape]).encode())
+        for block in read_bytes(entry):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The keys of a :class:`speechmerge.merge.spec.MergeSpec` as command line options of merge and merge-sweep."""
+"""The keys of a :class:`speechmerge.merge.config.spec.MergeSpec` as command line options of merge and merge-sweep."""
 import argparse
 import json
 
@@ -70,8 +70,8 @@ def spec_of(args):
     """The MergeSpec of a namespace; --param and --lambda over --method-params, --grid over search.grid."""
     from dataclasses import fields
 
-    from speechmerge.merge.checks import mapping
-    from speechmerge.merge.spec import MergeSpec
+    from speechmerge.merge.config.checks import mapping
+    from speechmerge.merge.config.spec import MergeSpec
 
     values = {item.name: getattr(args, item.name, None) for item in fields(MergeSpec)}
     given = mapping("method_params", {} if args.method_params is None else args.method_params)
@@ -85,8 +85,8 @@ def spec_of(args):
 
 def search_of(args) -> dict | None:
     """`search` with its overrides; another type leaves behind what belongs to the type in the config."""
-    from speechmerge.merge.checks import mapping
-    from speechmerge.merge.search_space import SEARCHES, keys_of
+    from speechmerge.merge.config.checks import mapping
+    from speechmerge.merge.config.search_space import SEARCHES, keys_of
 
     if args.grid:
         return {"type": args.search_type or "grid", "grid": dict(args.grid)}
@@ -102,7 +102,7 @@ def words_of(spec) -> list[str]:
     """The options of `speechmerge merge` that give the same merge."""
     from dataclasses import fields
 
-    from speechmerge.merge.spec import SEARCH_KEYS, MergeSpec
+    from speechmerge.merge.config.spec import SEARCH_KEYS, MergeSpec
 
     words = []
     for item in fields(MergeSpec):

@@ -7,7 +7,7 @@ the size of a matrix: a singular vector of a zero singular value is arbitrary an
 """
 import torch
 
-from speechmerge.merge.svd import NUMERICAL_RANK, svd
+from speechmerge.merge.kernels.svd import NUMERICAL_RANK, svd
 
 DUPLICATE = 1e-5  # relative singular value of stacked vectors below which they say the same, up to float32 rounding
 

@@ -16,7 +16,7 @@ import torch
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merge.delta import Concatenated, Delta, LowRank
-from speechmerge.merge.eigen import FEW, leading
+from speechmerge.merge.kernels.eigen import FEW, leading
 
 NUMERICAL_RANK = 1e-7  # singular values below this part of the largest are float32 rounding
 CONDITION = 1e3  # of scaled factors, up to which Gram matrices keep 1e-9 of the singular values

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merge.safetensors_file import OpenFile
+from speechmerge.storage.safetensors_file import OpenFile
 
 LOCAL = struct.Struct("<4s5H3L2H")
 CENTRAL = struct.Struct("<4s6H3L5H2L")

@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merge.safetensors_file import BYTES, Entry, OpenFile
-from speechmerge.merge.torch_pickle import DAMAGE, LARGEST, Foreign, Machine, Storage, Tensor
-from speechmerge.merge.torch_zip import CheckedFile, Member, read_at, read_members
+from speechmerge.storage.safetensors_file import BYTES, Entry, OpenFile
+from speechmerge.storage.torch_pickle import DAMAGE, LARGEST, Foreign, Machine, Storage, Tensor
+from speechmerge.storage.torch_zip import CheckedFile, Member, read_at, read_members
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 UPSTREAM, WRAPPER = "Upstream", "model."  # s3prl fine-tunes an object that has the model whose checkpoint it read

@@ -13,7 +13,7 @@ The names are parameters of the method, or key paths: `coefficients.asr`, `lambd
 `transforms[0].params.k`.
 """
 from speechmerge.errors import UsageError
-from speechmerge.merge.checks import known_keys, mapping, section
+from speechmerge.merge.config.checks import known_keys, mapping, section
 from speechmerge.merge.parameters import REQUIRED, Parameter
 from speechmerge.registry import nearest
 

@@ -16,7 +16,7 @@ class OnSphere(Method):
     """A linear combination whose coefficients follow from inner products: they are known only after the survey."""
 
     def survey(self, tensors):
-        from speechmerge.merge.inner_products import inner_products
+        from speechmerge.merge.kernels.inner_products import inner_products
 
         self.products = inner_products(tensors)
 

@@ -1,0 +1,1 @@
+"""Tensor functions that the methods are made of; nothing here knows adapters or files of merges."""

@@ -1,0 +1,1 @@
+"""Weights on disk: opened by header, read and written tensor by tensor; safetensors and PyTorch's own files."""
