@@ -40,7 +40,8 @@ def main(argv=None) -> int:
 def _fail(message: str, debug: bool, status: int) -> int:
     if debug:
         traceback.print_exc()
-    print(f"speechmerge: {message}", file=sys.stderr)
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)  # names may hold anything
+    print(f"speechmerge: {line}", file=sys.stderr)
     return status
 
 

@@ -1,6 +1,8 @@
 """Files written so that a killed or failing command never leaves half of one: beside the target, synced, then renamed."""
 import contextlib
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -19,7 +21,7 @@ def atomic_file(path, mode="w"):
     """
     path = Path(path)
     target = path.resolve() if path.is_symlink() else path
-    with _disk_errors(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
         try:
@@ -36,18 +38,59 @@ def atomic_file(path, mode="w"):
 
 @contextlib.contextmanager
 def atomic_dir(path):
-    """Yield a fresh folder that becomes `path` when the block ends; an older `path` is replaced only then."""
+    """Yield a fresh folder that becomes `path` when the block ends; an older `path` is replaced only then.
+
+    A link is followed, so that the folder it points to is replaced and the link stays. What killed processes left of
+    the same folder is removed.
+    """
     path = Path(path)
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part"))
+    with disk_errors(path):
+        with disk_errors(path, PLACES):
+            target, beside, alive = _begin(path)
         try:
-            beside.chmod(0o777 & ~_umask())
             yield beside
-            with lock(path):
-                _replace_dir(beside, path)
+            with disk_errors(path, PLACES), lock(target):
+                _replace_dir(beside, target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+            if alive is not None:
+                os.close(alive)
+
+
+def _begin(path: Path):
+    """(folder that is to be replaced, fresh folder beside it, descriptor whose lock says that it is in use)."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock(target):
+        _remove_stale(target)
+        beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part"))
+        beside.chmod(0o777 & ~_umask())
+        try:
+            return target, beside, _flock(beside)
+        except OSError:  # a file system without locks on folders
+            return target, beside, None
+
+
+def _remove_stale(target: Path):
+    """Folders that were to become `target`, of processes that are gone: those that live hold a lock on theirs."""
+    name = glob.escape(target.name[:100])
+    for path in target.parent.glob(f".{name}.????????.part"):
+        with contextlib.suppress(OSError):  # in use, or another's
+            os.close(_flock(path, fcntl.LOCK_NB))
+            shutil.rmtree(path)
+    for path in target.parent.glob(f".{name}.????????.old") if target.exists() else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _flock(folder: Path, more: int = 0) -> int:
+    """A descriptor that holds a lock on a folder. OSError where another has it and `more` says not to wait."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | more)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _replace_dir(new: Path, path: Path):
@@ -60,16 +103,20 @@ def _replace_dir(new: Path, path: Path):
     shutil.rmtree(old)
 
 
+FULL = {errno.ENOSPC: "no space left on the device", errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission denied", errno.EDQUOT: "the disk quota is used up",
+        errno.EFBIG: "larger than a file may be"}
+PLACES = {errno.ENOTDIR: "a part of the path is no folder", errno.EEXIST: "a part of the path is no folder",
+          errno.ELOOP: "links that point to each other", errno.ENAMETOOLONG: "the name is too long",
+          errno.EPERM: "not permitted", errno.EBUSY: "the folder is in use", errno.EINVAL: "no place for a folder"}
+
+
 @contextlib.contextmanager
-def _disk_errors(path: Path):
+def disk_errors(path: Path, reasons=FULL):
     """A full or read-only disk is the user's to mend: name the path and the reason."""
     try:
         yield
     except OSError as error:
-        import errno
-
-        reasons = {errno.ENOSPC: "no space left on the device", errno.EROFS: "the file system is read-only",
-                   errno.EACCES: "permission denied", errno.EDQUOT: "the disk quota is used up"}
         if error.errno not in reasons:
             raise
         raise SpeechMergeError(f"{path}: cannot be written ({reasons[error.errno]}); "
@@ -98,8 +145,16 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SpeechMergeError(f"{path}: not there") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # JSON, UTF-8, numbers of too many digits
         raise SpeechMergeError(f"{path}: is not valid JSON ({error})") from error
+
+
+def read_mapping(path) -> dict:
+    """Raises SpeechMergeError where the file is missing or is not a JSON object."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise SpeechMergeError(f"{path}: found a {type(data).__name__}, expected a JSON object {{...}}")
+    return data
 
 
 @contextlib.contextmanager

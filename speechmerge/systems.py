@@ -8,6 +8,7 @@ from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, update_json
+from speechmerge.merge.read import our_notes
 from speechmerge.registry import nearest
 from speechmerge.tasks import TASKS, get_task
 
@@ -92,8 +93,7 @@ def _folder(name: str, exp_dir) -> System:
     if (path / "merge_metadata.json").is_file():
         record = read_json(path / "merge_metadata.json")
         return System(record.get("tag") or path.name, "merged", str(path), None, record["method"], record.get("params"))
-    record = read_json(path / "speechmerge.json") if (path / "speechmerge.json").is_file() else {}
-    return System(path.resolve().name, "adapter", str(path), record.get("task"))
+    return System(path.resolve().name, "adapter", str(path), our_notes(path)["task"])
 
 
 def content_files(system: System) -> list[Path]:

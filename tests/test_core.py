@@ -35,7 +35,7 @@ def test_a_really_full_disk():
     if not os.access("/dev/full", os.W_OK):
         pytest.skip("/dev/full is not there")
     with pytest.raises(SpeechMergeError, match="no space left"):
-        with files._disk_errors(Path("/dev/full")), open("/dev/full", "w") as file:
+        with files.disk_errors(Path("/dev/full")), open("/dev/full", "w") as file:
             file.write("x" * 100_000)
             file.flush()
 

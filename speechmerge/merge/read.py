@@ -5,10 +5,11 @@ What a folder is, is seen from what is in it: `adapter_config.json` (PEFT), `del
 weights of a full fine-tuned model, which need `base`. Whatever would change the meaning of the numbers and is not
 handled is refused by name.
 """
+import math
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json
+from speechmerge.files import read_mapping
 from speechmerge.hashes import ContentHash
 from speechmerge.merge.base import Base, given_base
 from speechmerge.merge.delta import Delta, Difference, LowRank, Stored, floats
@@ -55,24 +56,45 @@ def _reader(folder: Path):
 def read_delta(folder, base=None) -> TaskVector:
     """What `TaskVector.save(as_="delta")` wrote."""
     folder = Path(folder)
-    about, entries = read_json(folder / "delta.json"), read_header(folder / "delta.safetensors")
+    path, entries = folder / "delta.safetensors", read_header(folder / "delta.safetensors")
+    about = notes_of(folder / "delta.json")
+    if not isinstance(about.get("parameters"), dict) or not about["parameters"]:
+        raise SpeechMergeError(f"{folder / 'delta.json'}: key parameters: expected an object that names what is changed")
+    deltas = {name: _saved(folder, entries, name, kind) for name, kind in about["parameters"].items()}
+    parts = {name: "BA" if isinstance(delta, LowRank) else ["dense"] for name, delta in deltas.items()}
+    if lost := sorted(set(entries) - {f"{name}.{part}" for name in parts for part in parts[name]}):
+        raise SpeechMergeError(f"{path}: key {lost[0]}: delta.json does not name it; save it again")
+    details = {"sha256": ContentHash([path])}
+    return TaskVector(deltas, about["base"], about["task"], about["language"], str(folder), details)
 
-    def entry(key):
-        if key not in entries:
-            raise SpeechMergeError(
-                f"{folder / 'delta.safetensors'}: key {key} is missing, delta.json names it; save it again"
-            )
-        return entries[key]
 
-    deltas = {}
-    for name, kind in about["parameters"].items():
-        if kind["kind"] == "low_rank":
-            B, A = (Stored(part, part.shape) for part in (entry(f"{name}.B"), entry(f"{name}.A")))
-            deltas[name] = LowRank(B, A, 1.0, kind["shape"])
-        else:
-            deltas[name] = OnDisk(entry(f"{name}.dense"))
-    sha256 = ContentHash([folder / "delta.safetensors"])
-    return TaskVector(deltas, Base(**about["base"]), about["task"], about["language"], str(folder), {"sha256": sha256})
+def _saved(folder: Path, entries: dict, name: str, kind) -> Delta:
+    """One delta of a folder that holds its factors, or itself."""
+    path, shape = folder / "delta.safetensors", kind.get("shape") if isinstance(kind, dict) else None
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise SpeechMergeError(f"{folder / 'delta.json'}: key {name}: found {kind!a}, expected kind and shape")
+
+    def entry(part):
+        if f"{name}.{part}" not in entries:
+            raise SpeechMergeError(f"{path}: key {name}.{part} is missing, delta.json names it; save it again")
+        found = entries[f"{name}.{part}"]
+        if found.dtype not in FLOATS:
+            raise SpeechMergeError(f"{path}: key {found.name}: type {found.dtype}, expected one of {', '.join(FLOATS)}")
+        return found
+
+    if kind.get("kind") == "dense":
+        dense = entry("dense")
+        if list(dense.shape) != shape:
+            raise SpeechMergeError(f"{path}: key {dense.name}: shape {list(dense.shape)}, delta.json says {shape}")
+        return OnDisk(dense)
+    B, A = entry("B"), entry("A")
+    if kind.get("kind") != "low_rank" or not shape:
+        raise SpeechMergeError(f"{folder / 'delta.json'}: key {name}: found {kind!a}, expected kind low_rank or dense")
+    if len(B.shape) != 2 or B.shape[0] != shape[0]:
+        raise SpeechMergeError(f"{path}: key {B.name}: shape {list(B.shape)} does not fit {shape} in delta.json")
+    if A.shape != (B.shape[1], math.prod(shape[1:])):
+        raise SpeechMergeError(f"{path}: key {A.name}: shape {list(A.shape)} does not fit {B.name} {list(B.shape)}")
+    return LowRank(Stored(B, B.shape), Stored(A, A.shape), 1.0, tuple(shape))
 
 
 class OnDisk(Delta):
@@ -95,11 +117,21 @@ def read_full(folder, base=None) -> TaskVector:
         )
     tuned, start = Checkpoint(folder), Checkpoint(base)
     only_here = _compare_keys(tuned, start)
-    names = [name for name, entry in tuned.entries.items() if entry.dtype in FLOATS and name not in only_here]
+    names = [name for name, entry in tuned.entries.items()
+             if name not in only_here and _is_weight(entry, start.entry(name))]
     deltas = {name: difference(tuned.entries[name], start.entry(name)) for name in names}
     known = given_base(base, start.folder, about["base"], str(folder))
     return TaskVector(deltas, known, about["task"], about["language"], str(folder),
                       {"sha256": ContentHash(tuned.files), "kind": "full", "not_in_base": sorted(only_here)})
+
+
+def _is_weight(tuned, start) -> bool:
+    """Whether a tensor is merged: integers (counters) are not. SpeechMergeError where it would be left out silently."""
+    for entry, other in ((tuned, start), (start, tuned)):
+        if entry.dtype not in FLOATS and (entry.dtype.startswith("F8") or other.dtype in FLOATS):
+            raise SpeechMergeError(f"{entry.path}: key {entry.name}: type {entry.dtype} cannot be merged, {other.path} has "
+                                   f"{other.dtype}; expected one of {', '.join(FLOATS)}")
+    return tuned.dtype in FLOATS
 
 
 def _compare_keys(tuned: Checkpoint, start: Checkpoint) -> set[str]:
@@ -124,10 +156,21 @@ def difference(tuned, start) -> Difference:
 def our_notes(folder) -> dict:
     """task, language and base from speechmerge.json, which training and merging leave in their folders."""
     path = Path(folder) / "speechmerge.json"
-    notes = read_json(path) if path.is_file() else {}
-    base = notes.get("base") or {}
-    return {"task": notes.get("task"), "language": notes.get("language"),
-            "base": Base(base.get("source"), base.get("fingerprint"))}
+    return notes_of(path) if path.is_file() else {"task": None, "language": None, "base": Base()}
+
+
+def notes_of(path: Path) -> dict:
+    """A JSON object whose task and language are names, if any, and whose base is a Base."""
+    notes = read_mapping(path)
+    base = {} if notes.get("base") is None else notes["base"]
+    if not isinstance(base, dict):
+        raise SpeechMergeError(f"{path}: key base: found {base!a}, expected an object with source and fingerprint")
+    words = {"task": notes.get("task"), "language": notes.get("language"), "base.source": base.get("source"),
+             "base.fingerprint": base.get("fingerprint")}
+    for key, word in words.items():
+        if word is not None and not isinstance(word, str):
+            raise SpeechMergeError(f"{path}: key {key}: found {str(word)[:80]!a}, expected a name or null")
+    return {**notes, **words, "base": Base(words["base.source"], words["base.fingerprint"])}
 
 
 def base_folder(base: Base, given=None) -> Path:

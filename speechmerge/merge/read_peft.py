@@ -3,12 +3,13 @@
 Scaling: alpha / r, with rsLoRA alpha / sqrt(r). DoRA (arXiv 2402.09353, as PEFT computes it): W' = m (W + s B A) /
 ||W + s B A||, the norm over each output row, so that its delta is W' - W, of full rank, and needs the base's weights.
 """
+import contextlib
 import math
 import re
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json
+from speechmerge.files import read_mapping
 from speechmerge.hashes import ContentHash
 from speechmerge.merge.base import Base, given_base
 from speechmerge.merge.delta import Computed, Dense, LowRank, Stored, floats
@@ -19,6 +20,7 @@ from speechmerge.storage.safetensors_file import FLOATS
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
+LARGEST = 1e9  # of a rank or an alpha; beyond it products overflow
 # settings under which B A is not the change of the base's weight; any value but an empty one is refused
 REFUSED = {
     "fan_in_fan_out": "transposed weights",
@@ -48,6 +50,8 @@ def read_peft(folder, base=None) -> TaskVector:
     if whole or config.get("use_dora"):
         start, known = _open_base(folder, known, base)
     deltas = {f"{module}.weight": _delta(path, module, parts, config, start) for module, parts in factors.items()}
+    if twice := sorted(set(deltas) & set(whole)):
+        raise SpeechMergeError(f"{path}: key {whole[twice[0]].name}: there is a LoRA of {twice[0]}, too")
     deltas.update({name: difference(entry, start.entry(name)) for name, entry in whole.items()})
     if not deltas:
         raise SpeechMergeError(f"{path}: no LoRA weights in this file")
@@ -65,7 +69,7 @@ def read_peft(folder, base=None) -> TaskVector:
 def read_config(folder: Path) -> dict:
     """adapter_config.json, if it describes an adapter whose delta we know."""
     path = folder / "adapter_config.json"
-    config = read_json(path)
+    config = read_mapping(path)
     if config.get("peft_type") != "LORA":
         raise SpeechMergeError(f"{path}: key peft_type: found {config.get('peft_type')!r}, expected 'LORA'")
     for key, meaning in REFUSED.items():
@@ -81,9 +85,36 @@ def read_config(folder: Path) -> dict:
             "PEFT's path_initial_model_for_weight_conversion"
         )
     for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), (int, float)) or config[key] <= 0:
-            raise SpeechMergeError(f"{path}: key {key}: found {config.get(key)!r}, expected a positive number")
+        _check(path, key, _positive(config.get(key)), config.get(key), "a positive number")
+    for key in ("use_rslora", "use_dora"):
+        _check(path, key, type(config.get(key)) in (bool, type(None)), config.get(key), "true or false")
+    source = config.get("base_model_name_or_path")
+    _check(path, "base_model_name_or_path", source is None or isinstance(source, str), source, "a name or null")
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(key) or {}
+        _check(path, key, isinstance(pattern, dict), pattern, "an object")
+        for module, value in pattern.items():
+            _check(path, key, _harmless(module), module, "a regular expression without nested repetitions")
+            _check(path, key, _positive(value), value, f"a positive number for {module[:80]!a}")
     return config
+
+
+def _check(path: Path, key: str, fine: bool, found, expected: str):
+    if not fine:
+        raise SpeechMergeError(f"{path}: key {key}: found {ascii(found)[:80]}, expected {expected}")
+
+
+def _positive(value) -> bool:
+    return type(value) in (int, float) and 0 < value < LARGEST
+
+
+def _harmless(pattern: str) -> bool:
+    """A regular expression that ends soon on any name: no repeated groups, at most three repetitions."""
+    with contextlib.suppress(re.error, RecursionError, OverflowError):
+        re.compile(pattern)
+        plain = re.sub(r"\\.|\[[^]]*\]", "x", pattern)
+        return len(pattern) <= 1000 and not re.search(r"\)[*+{]", plain) and len(re.findall(r"[*+{]", plain)) <= 3
+    return False
 
 
 def weights_file(folder: Path) -> Path:
@@ -106,11 +137,17 @@ def group_keys(path: Path, entries: dict):
         name = key[len(PREFIX):]
         match = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(\.weight)?", name)
         if match:
-            factors.setdefault(match[1], {})[match[2]] = entry
+            parts = factors.setdefault(match[1], {})
+            if match[2] in parts:
+                raise SpeechMergeError(f"{path}: key {key}: the same as {parts[match[2]].name}")
+            parts[match[2]] = entry
         elif "lora_" in name:
             raise SpeechMergeError(f"{path}: key {key}: this kind of LoRA weight (embedding, bias) is not handled")
         else:
-            whole[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = entry
+            parameter = name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")
+            if parameter in whole:
+                raise SpeechMergeError(f"{path}: key {key}: the same as {whole[parameter].name}")
+            whole[parameter] = entry
     for module, parts in factors.items():
         for part in ("lora_A", "lora_B"):
             if part not in parts:
@@ -136,7 +173,9 @@ def pattern_value(pattern, module: str, default):
 def _delta(path: Path, module: str, parts: dict, config: dict, start):
     a, b = parts["lora_A"], parts["lora_B"]
     rank = pattern_value(config.get("rank_pattern"), module, config["r"])
-    if len(a.shape) < 2 or len(b.shape) != len(a.shape) or a.shape[0] != b.shape[1] or set(b.shape[2:]) - {1}:
+    if len(a.shape) < 2 or len(b.shape) != len(a.shape) or a.shape[0] != b.shape[1] or set(b.shape[2:]) - {1} or (
+        0 in (*a.shape[1:], b.shape[0])
+    ):
         raise SpeechMergeError(
             f"{path}: key {a.name}: shape {list(a.shape)} does not fit {b.name} with {list(b.shape)} "
             "(expected A [r, in, ...] and B [out, r, 1...]; grouped convolutions are not handled)"

@@ -7,6 +7,7 @@ what is in memory is a few blocks, or for an adapter a few parameters, per threa
 """
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def save(vector: TaskVector, folder, as_="lora", rank=None, base=None, threads=N
 
 def check_target(folder: Path):
     """A merge replaces an older merge, and never anything else."""
-    with lock(folder):  # another merge may be replacing it
+    with lock(Path(os.path.realpath(folder))):  # another merge may be replacing it
         foreign = (
             folder.exists() and not (folder / METADATA).is_file() and (not folder.is_dir() or any(folder.iterdir()))
         )
@@ -89,14 +90,12 @@ def check_options(as_: str, rank):
 
 def write_lora(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
     """adapter_model.safetensors and adapter_config.json; returns rank and errors."""
-    from speechmerge.merge.kernels.svd import recompress
-
     check_lora(vector)
     names, ranks, errors, norms = sorted(vector.deltas), {}, {}, {}
     keys = [f"{PREFIX}{name.removesuffix('.weight')}.lora_{part}.weight" for name in names for part in "AB"]
     dimensions = max(len(delta.shape) for delta in vector.deltas.values())
     with Writer(folder / "adapter_model.safetensors", longest_header(keys, dimensions, note(vector))) as writer:
-        made = ordered(lambda name: recompress(vector.deltas[name], rank), names)
+        made = ordered(lambda name: _recompressed(name, vector.deltas[name], rank), names)
         for name, small in zip(names, made):
             module, delta = name.removesuffix(".weight"), small.delta
             B, A = delta.factors()
@@ -108,6 +107,15 @@ def write_lora(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
         writer.close(note(vector))
     write_json(folder / "adapter_config.json", adapter_config(ranks, base, vector.details.get("peft") or {}))
     return {"rank": max(ranks.values()), "requested_rank": rank, "error": error_report(errors, norms)}
+
+
+def _recompressed(name: str, delta, rank):
+    from speechmerge.merge.kernels.svd import recompress
+
+    try:
+        return recompress(delta, rank)
+    except SpeechMergeError as error:
+        raise SpeechMergeError(f"key {name}: {error}") from error
 
 
 def note(vector: TaskVector) -> dict:
@@ -165,7 +173,7 @@ def write_delta(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
     for name in sorted(vector.deltas):
         delta = vector.deltas[name]
         made_whole = isinstance(delta, (LowRank, Computed))
-        parts += [(name, None)] if made_whole else [(name, unit) for unit in units(name, delta.shape)]
+        parts += [(name, None)] if made_whole else [(name, unit) for unit in units(name, delta.shape) or [[]]]
         parameters[name] = {"kind": "dense", "shape": list(delta.shape)}
     keys = [f"{name}.{part}" for name in parameters for part in ("B", "A", "dense")]
     dimensions = max(2, *(len(delta.shape) for delta in vector.deltas.values()))
@@ -179,8 +187,6 @@ def write_delta(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
         return [(block, delta.block(block.start, block.stop)) for block in unit or sum(units(name, delta.shape), [])]
 
     with Writer(folder / "delta.safetensors", longest_header(keys, dimensions, note(vector))) as writer:
-        for name in [name for name, delta in vector.deltas.items() if 0 in delta.shape]:  # nothing to compute of these
-            slots[name] = writer.allocate(f"{name}.dense", "F32", vector.deltas[name].shape)
         for (name, _), made in zip(parts, ordered(make, parts)):
             if isinstance(made, tuple):
                 parameters[name]["kind"] = "low_rank"

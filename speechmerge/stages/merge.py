@@ -70,7 +70,7 @@ def merged_folder(spec, merge, systems, exp_dir, force=False):
     from pathlib import Path
 
     from speechmerge.done import NAME, is_done, step_key
-    from speechmerge.files import lock
+    from speechmerge.files import disk_errors, lock
     from speechmerge.merge.tag import task_combo
     from speechmerge.systems import adapter_labels, content_files
 
@@ -89,7 +89,8 @@ def merged_folder(spec, merge, systems, exp_dir, force=False):
     else:
         runs = Path(exp_dir) / "merged" / spec.method / task_combo(adapter_labels(systems)) / "runs"
         choices = sorted(runs.glob("run_*"), reverse=True)
-    with lock(runs / "merge" if not spec.output_dir else runs / f"{choices[0].name}.merge"):
+    place = choices[0] if spec.output_dir else runs
+    with disk_errors(place), lock(runs / f"{choices[0].name}.merge" if spec.output_dir else runs / "merge"):
         earlier = [] if force else [folder for folder in choices if (folder / NAME).is_file() and is_done(folder, key())]
         if earlier:
             return earlier[0], True

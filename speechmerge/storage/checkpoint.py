@@ -1,12 +1,13 @@
 """A model's weights on disk, opened by header and read tensor by tensor: a folder of safetensors, sharded or not, or a
 checkpoint of PyTorch, which is read without running what stands in it.
 """
+import contextlib
 import hashlib
 import json
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json
+from speechmerge.files import read_mapping
 from speechmerge.hashes import remembered
 from speechmerge.storage.safetensors_file import Entry, read_bytes, read_header, read_tensor
 from speechmerge.storage.torch_file import SUFFIXES, TorchFile, open_torch_file
@@ -32,6 +33,14 @@ class Checkpoint:
                 if name in self.entries:
                     raise SpeechMergeError(f"{path}: key {name} also stands in {self.entries[name].path}")
                 self.entries[name] = entry
+        self._check_index()
+
+    def _check_index(self):
+        """Every weight is in the shard that the index names."""
+        indexes = [self.folder / name for name in (INDEX, TORCH_INDEX) if (self.folder / name).is_file()]
+        for name, file in weight_map(indexes[0]).items() if indexes else ():
+            if name not in self.entries or self.entries[name].path.name != file:
+                raise SpeechMergeError(f"{indexes[0]}: key {name}: is not in {file}; copy the model again")
 
     def _open(self, path: Path) -> dict[str, Entry]:
         if path.suffix not in SUFFIXES:
@@ -54,8 +63,9 @@ class Checkpoint:
 def resolve_model_dir(source) -> Path:
     """A model's folder or file, given as such or as a hub id that is already in the local hub cache. No download."""
     path = Path(source).expanduser()
-    if path.is_dir() or is_weights(path):
-        return path
+    with contextlib.suppress(OSError, ValueError):  # a name that is too long for a folder, or has a NUL
+        if path.is_dir() or is_weights(path):
+            return path
     from huggingface_hub import snapshot_download
 
     try:
@@ -92,16 +102,25 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed(index: Path) -> list[Path]:
-    folder, names = index.parent, read_json(index).get("weight_map", {})
-    suffix = ".safetensors" if index.name == INDEX else ".bin"
-    if not isinstance(names, dict) or not names:
-        raise SpeechMergeError(f"{index}: key weight_map: found {names!r}, expected a mapping of weights to files")
+    folder, names = index.parent, weight_map(index)
     for key, name in names.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
-            raise SpeechMergeError(f"{index}: key {key}: {name!r} is not the name of a {suffix} file in this folder")
         if not (folder / name).is_file():
             raise SpeechMergeError(f"{index}: key {key}: {name} is missing; copy the model again")
     return [folder / name for name in sorted(set(names.values()))]
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """name of a tensor -> name of its file. SpeechMergeError for names of files that are elsewhere, or none."""
+    names, suffix = read_mapping(index).get("weight_map"), ".safetensors" if index.name == INDEX else ".bin"
+    if not isinstance(names, dict) or not names:
+        raise SpeechMergeError(f"{index}: key weight_map: expected an object that names the file of each weight")
+    for key, name in names.items():
+        plain = isinstance(name, str) and name.isprintable() and len(name) < 256 and Path(name).name == name
+        if not plain or not name.endswith(suffix):
+            raise SpeechMergeError(
+                f"{index}: key {ascii(key[:80])[1:-1]}: {str(name)[:80]!a} is not the name of a {suffix} file in this folder"
+            )
+    return names
 
 
 def model_fingerprint(source) -> str:

@@ -8,6 +8,7 @@ fresh buffers: unlike a memory map, a file that is cut off meanwhile is an error
 import json
 import math
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,13 +21,18 @@ TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16
          "U64": "uint64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 FLOATS = ("F64", "F32", "F16", "BF16")
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the reference implementation
+LONGEST_NAME = 1000  # characters
+MOST_DIMENSIONS = 64  # of a tensor, the limit of torch
+LARGEST_SIZE = 1 << 63  # of one dimension
 
 
 class OpenFile:
     """A file that many tensors are read from, by several threads; open as long as one of them is in use."""
 
     def __init__(self, path):
-        self.path, self.descriptor = Path(path), os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.path, self.descriptor = Path(path), os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if stat.S_ISFIFO(os.fstat(self.descriptor).st_mode) or stat.S_ISCHR(os.fstat(self.descriptor).st_mode):
+            raise SpeechMergeError(f"{path}: a pipe or device, expected a file")
 
     def read_into(self, buffer: memoryview, offset: int, name: str):
         """Fill `buffer` from byte `offset` on. Raises SpeechMergeError where the file ends before."""
@@ -114,15 +120,17 @@ def _check_layout(path: Path, entries, start: int, size: int):
 
 def _entry(file: OpenFile, name: str, fields, offset: int, size: int) -> Entry:
     path = file.path
+    if not name.isprintable() or len(name) > LONGEST_NAME:
+        raise SpeechMergeError(f"{path}: key {ascii(name[:80])[1:-1]}: {len(name)} characters, not the name of a weight")
     try:
-        dtype, shape = fields["dtype"], tuple(map(_integer, fields["shape"]))
-        start, stop = map(_integer, fields["data_offsets"])
+        dtype, shape = fields["dtype"], _sizes(fields["shape"])
+        start, stop = _sizes(fields["data_offsets"])
         expected = BYTES[dtype] * math.prod(shape)
     except (KeyError, TypeError, ValueError) as error:
         raise SpeechMergeError(
-            f"{path}: key {name}: header entry is damaged or of an unknown type ({fields})"
+            f"{path}: key {name}: header entry is damaged or of an unknown type ({str(fields)[:200]})"
         ) from error
-    if min(shape, default=0) < 0 or start < 0 or stop - start != expected:
+    if stop - start != expected:
         raise SpeechMergeError(
             f"{path}: key {name}: {dtype} {list(shape)} needs {expected} bytes, header gives {start}..{stop}"
         )
@@ -133,10 +141,11 @@ def _entry(file: OpenFile, name: str, fields, offset: int, size: int) -> Entry:
     return Entry(path, name, dtype, shape, offset + start, offset + stop, file)
 
 
-def _integer(value) -> int:
-    if type(value) is not int:
-        raise ValueError(value)
-    return value
+def _sizes(values) -> tuple[int, ...]:
+    """A list of sizes, checked before they are multiplied: thousands of digits would take hours."""
+    if len(values) > MOST_DIMENSIONS or not all(type(value) is int and 0 <= value < LARGEST_SIZE for value in values):
+        raise ValueError("sizes that are none")
+    return tuple(values)
 
 
 def read_bytes(entry: Entry, block: int = 1 << 22):
@@ -156,6 +165,8 @@ def read_elements(entry: Entry, first: int, last: int):
     import torch
 
     width = BYTES[entry.dtype]
+    if first == last:
+        return torch.empty(0, dtype=torch_type(entry.dtype))
     tensor = torch.from_numpy(entry.bytes(first * width, last * width)).view(torch_type(entry.dtype))
     # one sum shows that all are finite; only where it is not (or overflows) each is looked at
     if entry.dtype in FLOATS and not math.isfinite(tensor.sum(dtype=torch.float32).item()):
