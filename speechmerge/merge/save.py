@@ -226,7 +226,7 @@ def write_full(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
                 values = delta.block(block.start, block.stop).add_(base_block(entry, block.start, block.stop))
                 writer.write(slots[name], first_element(block), values)
 
-        for _ in ordered(fill, _full_parts(start, vector, slots), here=isinstance(writer, TorchWriter)):
+        for _ in ordered(fill, _full_parts(start, vector, slots)):
             pass
         writer.close(note(vector))
     for path in sorted(start.folder.iterdir()) if start.folder.is_dir() else ():
