@@ -364,10 +364,10 @@ def wait_for(condition, seconds=10):
 def alive(pid):
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (ProcessLookupError, FileNotFoundError):  # it may end between the two
         return False
-    status = Path(f"/proc/{pid}/stat")  # a zombie that nobody reaps has ended
-    return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    return state != "Z"  # a zombie that nobody reaps has ended
 
 
 # ---- set-up and form
