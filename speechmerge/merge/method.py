@@ -128,3 +128,12 @@ def check_count(method: str, parameter: str, numbers, labels):
             f"method {method}: {parameter} has {len(numbers)} numbers, expected {len(labels)}, one for each of "
             f"{', '.join(labels)}"
         )
+
+
+def shares(method: Method) -> list[float]:
+    """The parameter `weights`, one number >= 0 per input, 1 for each where not given; UsageError where all are 0."""
+    weights = method.values["weights"] or [1.0] * len(method.labels)
+    check_count(method.name, "weights", weights, method.labels)
+    if not sum(weights):
+        raise UsageError(f"method {method.name}: weights are all 0, expected at least one above it")
+    return weights

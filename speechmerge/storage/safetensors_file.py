@@ -181,8 +181,3 @@ def torch_type(dtype: str):
     import torch
 
     return getattr(torch, TORCH[dtype])
-
-
-def dtype_name(tensor) -> str:
-    """"F32" for torch.float32."""
-    return {f"torch.{name}": dtype for dtype, name in TORCH.items()}[str(tensor.dtype)]

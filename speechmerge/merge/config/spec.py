@@ -20,10 +20,10 @@ from speechmerge.merge.config.checks import known_keys, leaf, mapping, names
 from speechmerge.merge.config.search_space import read_search, read_subset, tried
 from speechmerge.merge.parameters import REQUIRED, Parameter
 from speechmerge.merge.registry import METHODS
+from speechmerge.merge.run import MODES
 from speechmerge.options import split_name
 from speechmerge.registry import nearest
 
-MODES = ("common", "strict")
 SAVED_AS = ("lora", "full", "delta", "none")
 OPTIMIZERS = ("none", "bayes", "adamerging", "gradient", "supermerge", "regret_smoothmax")
 # keys that only merge-sweep reads

@@ -11,8 +11,7 @@ well-trained adapter); with `normalize: false` it is absolute. What was not meas
 """
 import math
 
-from speechmerge.errors import UsageError
-from speechmerge.merge.method import Elementwise, check_count
+from speechmerge.merge.method import Elementwise, shares
 from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
 
@@ -31,10 +30,7 @@ class Fisher(Elementwise):
     )
 
     def check(self):
-        self.weights = self.values["weights"] or [1.0] * len(self.labels)
-        check_count(self.name, "weights", self.weights, self.labels)
-        if not sum(self.weights):
-            raise UsageError(f"method {self.name}: weights are all 0, expected at least one above it")
+        self.weights = shares(self)
 
     def prepare(self, vectors):
         from speechmerge.merge.statistics import read_statistics

@@ -5,9 +5,8 @@ Karcher 1977), the norm is the weighted mean of the inputs' norms, as in mergeki
 weights, at most 10 steps of tensors and a tolerance of 1e-5; here task vectors are taken and the steps are those of
 coefficients, in float64, so that more of them cost nothing and a LoRA stays one.
 """
-from speechmerge.errors import UsageError
 from speechmerge.merge.kernels.sphere import OnSphere, karcher
-from speechmerge.merge.method import check_count
+from speechmerge.merge.method import shares
 from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
 
@@ -26,10 +25,7 @@ class Karcher(OnSphere):
     )
 
     def check(self):
-        weights = self.values["weights"] or [1.0] * len(self.labels)
-        check_count(self.name, "weights", weights, self.labels)
-        if not sum(weights):
-            raise UsageError(f"method {self.name}: weights are all 0, expected at least one above it")
+        weights = shares(self)
         self.weights = [weight / sum(weights) for weight in weights]
 
     def combination(self, products, name):
