@@ -30,6 +30,7 @@ setup(
         "sentencepiece>=0.2",
         "kaldiio>=2.18",
         "jiwer>=4.0,<5",
+        "sacrebleu>=2.5",
         "pyyaml>=6",
         "configargparse>=1.7",
         "soundfile>=0.13",
@@ -47,7 +48,9 @@ setup(
     ],
     extras_require={
         "mini": ["espeakng-loader>=0.2.4"],  # espeak-ng with all its voices, for the mini corpora
-        "asterisk": ["av>=14"],  # G.722 decoder
+        "av": ["av>=14"],  # what libsndfile does not decode: G.722 (asterisk), m4a (Kathbath)
+        "hf": ["datasets>=4"],  # corpora from Hugging Face, --source hf
+        "indic": ["indic-nlp-library>=0.92"],  # the normaliser that Indic word error rates are published with
         "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"],
         "wandb": ["wandb>=0.19"],
     },

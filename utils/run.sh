@@ -15,9 +15,10 @@ stage analyze "what the adapters have in common"
 stage pack "folders to share, with model cards"
 
 stage_options score
-option corpus word "" "corpus to prepare; empty: data/ is made by local/data.sh or by hand"
+option corpus path "" "corpus to prepare: a name, or a file such as local/corpus.py; empty: data/ is made by local/data.sh or by hand"
 option corpus_dir path "" "where the corpus lies or is fetched to"
-option mini bool false "use the spoken miniature of the corpus"
+option mini bool false "use the spoken miniature of the corpus and the mini base, in data/mini and exp/mini"
+option source one:files\|hf files "the corpus as published, or its version on Hugging Face"
 option model path base "pre-trained model: a folder or a name on the hub"
 option tasks words "" "tasks, or sets such as languages: data/<task>/<split>"
 option task word "" "the task of all --tasks, where they are sets; empty: as they are called"
@@ -35,6 +36,7 @@ option data_dir path data "data directories"
 option exp_dir path exp "everything that is made from them"
 machine_options
 option prepare_args args "" "more arguments for prepare, or for local/data.sh"
+option format_args args "" "more arguments for format, as \"--hours train=10,dev=1\""
 option train_args args "" 'more arguments for train, as "--rank 16 --epochs 3"'
 option merge_args args "" "more arguments for merge"
 option decode_args args "" "more arguments for decode"
@@ -50,7 +52,16 @@ check_options() {
     sweeps=$(config_names sweep --sweeps "$sweeps") || exit
     routers=$(config_names route --routers "$routers") || exit
     analyses=$(config_names analyze --analyses "$analyses") || exit
+    if [[ $mini == true ]]; then mini_defaults; fi
     device=$(chosen_device)
+}
+
+# The miniature is for the small base, and never lies where the corpus itself would.
+mini_defaults() {
+    if [[ -z ${option_given[model]-} ]]; then model=$(relative_root)/egs/mini/base; fi
+    if [[ -z ${option_given[corpus_dir]-} ]]; then corpus_dir=""; fi
+    if [[ -z ${option_given[data_dir]-} ]]; then data_dir=data/mini; fi
+    if [[ -z ${option_given[exp_dir]-} ]]; then exp_dir=exp/mini; fi
 }
 
 do_data() {
@@ -62,7 +73,9 @@ do_data() {
     words+=(--nj "$nj")
     if [[ -n $corpus ]]; then
         words+=(--seed "$seed" --force "$force")
+        if [[ -n $task ]]; then words+=(--tasks "$task" --languages "${task_list[@]}"); else words+=(--tasks "${task_list[@]}"); fi
         if [[ $mini == true ]]; then words+=(--param mini=true); fi
+        if [[ $source != files ]]; then words+=(--param "source=$source"); fi
         add_words "$prepare_args"
         speechmerge prepare --corpus "$corpus" --output-dir "$data_dir" "${words[@]}"
     elif [[ -x local/data.sh ]]; then
@@ -74,13 +87,16 @@ do_data() {
 }
 
 do_format() {
-    local task split directories=()
+    local task split directories=() words=()
+    add_configs format
     for task in "${task_list[@]}"; do
         for split in "$train_split" "$dev_split" "${split_list[@]}"; do
             if [[ " ${directories[*]-} " != *" $data_dir/$task/$split "* ]]; then directories+=("$data_dir/$task/$split"); fi
         done
     done
-    speechmerge format --data "${directories[@]}" --nj "$nj" --force "$force"
+    words+=(--data "${directories[@]}" --nj "$nj" --force "$force")
+    add_words "$format_args"
+    speechmerge format "${words[@]}"
 }
 
 do_train() {
@@ -94,6 +110,7 @@ do_train() {
         lists+=("CONFIG=$(join "${configs[@]}")")
         words+=(--config CONFIG)
     fi
+    add_mini_configs train
     if [[ -n $task ]]; then
         words+=(--task "$task" --name TASK --output-dir "$exp_dir/$task/TASK")
     else
@@ -122,6 +139,7 @@ do_route() {
 do_decode() {
     local split words=()
     add_configs decode
+    add_mini_configs decode
     words+=(--model "$model" --systems "${system_list[@]}" --tasks "${task_list[@]}" --data "$data_dir" --exp-dir "$exp_dir")
     words+=(--device "$device" --force "$force")
     if [[ -n $task ]]; then words+=(--task "$task"); fi

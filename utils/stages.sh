@@ -121,6 +121,13 @@ add_configs() {
     if [[ -e conf/$1.yaml ]]; then words+=(--config "conf/$1.yaml"); fi
 }
 
+# With --mini true: what the miniatures and their base need, after everything that is meant for the corpus itself.
+add_mini_configs() {
+    if [[ $mini != true ]]; then return; fi
+    if [[ -e $SPEECHMERGE_ROOT/conf/mini/$1.yaml ]]; then words+=(--config "$(relative_root)/conf/mini/$1.yaml"); fi
+    if [[ -e conf/mini/$1.yaml ]]; then words+=(--config "conf/mini/$1.yaml"); fi
+}
+
 relative_root() { # from the recipe: ../..
     if [[ $PWD == "$SPEECHMERGE_ROOT"/* ]]; then
         printf '%s\n' "${PWD#"$SPEECHMERGE_ROOT"/}" | sed 's#[^/][^/]*#..#g'

@@ -205,7 +205,7 @@ def decode_g722(path: Path) -> np.ndarray:
         import av
     except ImportError as error:
         raise SpeechMergeError("asterisk: PyAV, which decodes G.722, is missing; "
-                               "run: pip install 'speechmerge[asterisk]'") from error
+                               "run: pip install 'speechmerge[av]'") from error
     if path.stat().st_size == 0:
         return np.zeros(0, np.int16)
     try:

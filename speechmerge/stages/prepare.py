@@ -1,15 +1,17 @@
-"""speechmerge prepare --corpus mini [--corpus-dir DIR] [--output-dir data] [--param key=value ...]"""
+"""speechmerge prepare --corpus mini [--corpus-dir DIR] [--output-dir data] [--tasks asr kws] [--param key=value ...]"""
 from pathlib import Path
 
-from speechmerge.options import boolean, key_value
+from speechmerge.options import CommaList, boolean, key_value
 
 HELP = "make data directories from a corpus as published, or from its spoken miniature"
 
 
 def add_arguments(parser):
-    parser.add_argument("--corpus", required=True, help="name, see `speechmerge list corpora`")
+    parser.add_argument("--corpus", required=True, help="name, see `speechmerge list corpora`; or a Python file of yours")
     parser.add_argument("--corpus-dir", help="where the corpus lies or is fetched to")
     parser.add_argument("--output-dir", default="data", help="data directories are written to DIR/<task>/<split>")
+    parser.add_argument("--tasks", nargs="+", action=CommaList, help="tasks to make data for (default: the corpus's first)")
+    parser.add_argument("--languages", nargs="+", action=CommaList, help="of a corpus whose sets are languages")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--nj", type=int, default=2, help="parallel jobs, where the corpus knows how")
     parser.add_argument("--param", type=key_value, nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -18,12 +20,12 @@ def add_arguments(parser):
 
 
 def run(args):
-    from speechmerge.corpora import CORPORA
+    from speechmerge.corpora import find_corpus
     from speechmerge.files import write_json
 
-    corpus = CORPORA.get(args.corpus)()
+    corpus = find_corpus(args.corpus)()
     options = corpus_options(corpus, args)
-    key, record = prepare_key(args, options), Path(args.output_dir) / f"prepared_{args.corpus}.json"
+    key, record = prepare_key(args, options), Path(args.output_dir) / f"prepared_{Path(args.corpus).stem}.json"
     if not args.force and is_prepared(record, key):
         print(f"{args.output_dir}: already prepared from {args.corpus}")
         return
@@ -47,6 +49,9 @@ def corpus_options(corpus, args) -> dict:
         if key not in accepted and not takes_all:
             known = set(accepted) - {"output_dir"}
             raise UsageError(f"prepare: {args.corpus} has no --param {key!r}; {nearest(key, known)}")
+    for key in ("tasks", "languages"):
+        if getattr(args, key) and (key in accepted or takes_all):
+            options[key] = getattr(args, key)
     if args.corpus_dir is not None:
         options["corpus_dir"] = args.corpus_dir
     elif "corpus_dir" in accepted and accepted["corpus_dir"].default is inspect.Parameter.empty:
