@@ -205,7 +205,7 @@ def test_disjoint_merge_against_the_transcription(rows, zero_sign, rule, elect):
         expected = transcription(rows, zero_sign, rule, elect)
         if not np.isfinite(rows.sum(0)).all() or np.abs(expected).max() > 3e38:
             return
-    found = disjoint_merge([torch.tensor(row) for row in rows], zero_sign, rule, elect).double().numpy()
+    found = disjoint_merge([torch.tensor(row) for row in rows], lambda: zero_sign, rule, elect).double().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=3e-45)
 
 
@@ -214,7 +214,7 @@ def test_disjoint_merge_against_the_transcription(rows, zero_sign, rule, elect):
 def test_weights_count_in_the_election_and_in_the_mean(rows, data):
     weights = data.draw(st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), min_size=len(rows), max_size=len(rows)))
     for rule in ("mean", "sum", "max"):
-        found = disjoint_merge([torch.tensor(row) for row in rows], 1, rule, "sum", weights).double().numpy()
+        found = disjoint_merge([torch.tensor(row) for row in rows], lambda: 1, rule, "sum", weights).double().numpy()
         np.testing.assert_allclose(found, transcription(rows, 1, rule, "sum", weights), rtol=1e-6, atol=3e-45)
 
 
@@ -228,7 +228,7 @@ def test_signs_are_those_of_the_exact_sum_in_any_order():
     assert (naive[0, 1, 2] != naive[2, 1, 0]).any()  # the test is about something
     expected = transcription(rows, 1)
     for order in naive:
-        found = disjoint_merge([torch.tensor(rows[i]) for i in order], 1).double().numpy()
+        found = disjoint_merge([torch.tensor(rows[i]) for i in order], lambda: 1).double().numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

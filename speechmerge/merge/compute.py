@@ -40,6 +40,11 @@ def computing(threads: int | None = None, device: str | None = None):
         torch.set_num_threads(blas)
 
 
+def one_thread():
+    """In a process that is one of several workers: what it computes is not shared out again."""
+    _now.threads = 1
+
+
 def keep_memory():
     """Have the C library keep freed memory for the next blocks instead of giving it back and asking for it again, page
     by page. For a process that merges and ends; glibc only."""
@@ -97,6 +102,14 @@ class Tensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._deltas[name][0].shape
+
+    def all(self):
+        """Every delta of every input."""
+        return (delta for deltas in self._deltas.values() for delta in deltas)
+
+    def of(self, name: str) -> "Tensors":
+        """One parameter alone."""
+        return Tensors({name: self._deltas[name]})
 
     def map(self, function, names=None):
         """Yield function(name, deltas) for every parameter, in order."""

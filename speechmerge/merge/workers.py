@@ -69,6 +69,9 @@ def _start(function, items, inherited):
 
 
 def _work(function, items, output):
+    from speechmerge.merge.compute import one_thread
+
+    one_thread()
     for item in items:
         try:
             answer = (True, function(item))

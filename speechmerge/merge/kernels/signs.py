@@ -28,23 +28,23 @@ def sum_of_signs(tensors, elect: str = "sum", weights=None) -> int:
     return int(_votes(tensors, elect).sign_().sum(dtype=torch.float64).item())
 
 
-def disjoint_merge(tensors, zero_sign: int, rule: str = "mean", elect: str = "sum", weights=None) -> torch.Tensor:
+def disjoint_merge(tensors, zero_sign, rule: str = "mean", elect: str = "sum", weights=None) -> torch.Tensor:
     """Per element: elect a sign, then take the mean, sum or largest of the values of that sign; 0 where there is none.
 
-    tensors: float32, one per task vector, trimmed, all of one shape; they may be changed. zero_sign (+1, 0, -1): the
-    sign of elements whose votes cancel. rule: "mean", "sum" or "max". elect: "sum" (sign of the sum of values, the
+    tensors: float32, one per task vector, trimmed, all of one shape; they may be changed. zero_sign: a function that
+    gives the sign (+1, 0, -1) of elements whose votes cancel, called only if there are such. rule: "mean", "sum" or "max". elect: "sum" (sign of the sum of values, the
     paper) or "count" (are more values positive or negative). weights: each tensor is multiplied by its own before the
     election, and the mean divides by the weights of those that agree. """
     for tensor, weight in zip(tensors, weights or ()):
         tensor.mul_(weight)
     votes = _votes(tensors, elect)
-    if elect == "count" and zero_sign < 0:
+    if elect == "count" and zero_sign() < 0:
         votes.sub_(0.5)
     signs = torch.bitwise_and(votes.view(torch.int32), SIGN_BIT)
     merged, share = _agreeing(tensors, signs, rule, weights)
     if elect == "count":
         doubt = None  # counts are exact
-        if zero_sign == 0:
+        if zero_sign() == 0:
             merged.mul_(votes.abs_().clamp_max_(1))
     else:
         doubt = _doubt(merged, votes, len(tensors), rule)
@@ -103,12 +103,14 @@ def _doubt(merged, votes, count: int, rule: str) -> torch.Tensor:
     return torch.sub(merged, votes.abs_(), alpha=1 / bound, out=votes)
 
 
-def _settle(merged, doubt, tensors, zero_sign: int, rule: str, weights):
+def _settle(merged, doubt, tensors, zero_sign, rule: str, weights):
     """The doubtful elements once more, in float64."""
     places = (doubt.reshape(-1) > 0).nonzero().squeeze(1)
     values = torch.stack([tensor.reshape(-1)[places] for tensor in tensors]).double()  # [inputs, doubtful]
     sign = values.sum(0).sign()
-    sign[sign == 0] = zero_sign
+    cancelled = sign == 0
+    if cancelled.any():
+        sign[cancelled] = zero_sign()
     values.mul_(sign).clamp_min_(0)
     result = values.amax(0) if rule == "max" else values.sum(0)
     if rule == "mean":

@@ -116,20 +116,11 @@ def nth_largest(tensors, ranks, keys=magnitudes, names=None) -> list[list[int]]:
 
 def nth_largest_of_each(tensors, ranks, keys=magnitudes) -> dict[str, list[list[int]]]:
     """The same for every parameter alone; `ranks`: function of its number of elements N that gives numbers in 1..N."""
-    large = [name for name in tensors.names if elements(tensors, [name]) > WHOLE]
-    small = [name for name in tensors.names if name not in set(large)]
-    found = {name: nth_largest(tensors, [ranks(elements(tensors, [name]))] * tensors.count, keys, [name])
-             for name in large}
-    for name, taken in zip(small, tensors.map(lambda name, deltas: _take_all(deltas, ranks, keys), small)):
-        found[name] = taken
-    return found
+    def of_one(name, deltas):
+        alone = tensors.of(name)
+        return nth_largest(alone, [ranks(elements(alone))] * tensors.count, keys)
 
-
-def _take_all(deltas, ranks, keys):
-    """nth_largest of one small parameter, on one thread."""
-    deltas, shape = [delta.loaded() for delta in deltas], deltas[0].shape
-    parts = zip(*(keys(read_block(deltas, start, stop)) for start, stop in blocks(shape)))
-    return [_take(np.concatenate(part), ranks(math.prod(shape))) for part in parts]
+    return dict(zip(tensors.names, tensors.map(of_one)))
 
 
 def _take(keys: np.ndarray, ranks) -> list[int]:

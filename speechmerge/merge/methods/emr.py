@@ -133,7 +133,7 @@ class Emr(TaskMasks):
     def unified_and_masks(self, tensors, indices):
         from speechmerge.merge.kernels.signs import disjoint_merge
 
-        unified = disjoint_merge(tensors, zero_sign=0, rule="max")
+        unified = disjoint_merge(tensors, zero_sign=lambda: 0, rule="max")
         return unified, [tensors[index].sign_().mul_(unified).gt_(0) for index in indices]
 
 

@@ -11,7 +11,8 @@ What implementations do differently, and what is chosen:
 - Exactly floor(k % of N) elements are kept, and more only where magnitudes at the threshold are equal, so that no order
   matters. mergekit and PEFT cut equal magnitudes off by position, the authors' code keeps one element more.
 - Where the trimmed values cancel, the sign is that of the sum of all gammas, as in the authors' code, and the element 0
-  where that sum is 0 too. `zero_sum: positive` takes +, as mergekit and PEFT do, and saves a pass over all inputs.
+  where that sum is 0 too; it takes a pass over all inputs, which is made where the first such element is met.
+  `zero_sum: positive` takes +, as mergekit and PEFT do.
 - `elect: count` counts signs instead of adding values: mergekit's and PEFT's other choice ("count", "frequency").
 - `merge_func: sum` and `max` are the authors' dis-sum (AdaMerging++, Consensus TIES; mergekit's `normalize: false`) and
   dis-max.
@@ -20,6 +21,7 @@ What implementations do differently, and what is chosen:
 
 Deltas are the true products B A; PEFT's `ties` trims A and B apart, which is another method.
 """
+import threading
 from dataclasses import replace
 
 from speechmerge.merge.method import Elementwise, check_count
@@ -36,6 +38,24 @@ ELECTION = (
 # where values were dropped at random or cut out, so that the model's sign would cost doing that twice for all
 POSITIVE_ELECTION = tuple(replace(parameter, default="positive") if parameter.name == "zero_sum" else parameter
                           for parameter in ELECTION)
+
+
+class Once:
+    """A function without arguments whose result is kept."""
+
+    def __init__(self, function):
+        self.function, self.lock = function, threading.Lock()
+
+    def __call__(self):
+        with self.lock:
+            if self.function is not None:
+                self.result, self.function = self.function(), None
+        return self.result
+
+
+def coarse(delta) -> bool:
+    """Are its values of so few bits that those of several inputs often cancel exactly?"""
+    return getattr(getattr(delta, "tuned", None), "dtype", None) in ("BF16", "F16")
 
 
 class Sparsified(Elementwise):
@@ -67,11 +87,18 @@ class SignElection(Sparsified):
     parameters = (LAMBDA, *ELECTION)
 
     def survey(self, tensors):
-        """Find the sign of elements whose values cancel."""
-        self.zero_sign = 1
-        if self.values["zero_sum"] == "majority" and len(self.labels) > 1:
+        """The sign of elements whose values cancel: found now where there will be such, else when one is met."""
+        if self.values["zero_sum"] == "positive" or len(self.labels) == 1:
+            self.zero_sign = lambda: 1
+            return
+
+        def majority() -> int:
             votes = sum(tensors.map_blocks(lambda block, inputs: self.votes(self.sparsify(block, inputs))))
-            self.zero_sign = (votes > 0) - (votes < 0)
+            return (votes > 0) - (votes < 0)
+
+        self.zero_sign = Once(majority)
+        if self.values["elect"] == "count" or any(map(coarse, tensors.all())):
+            self.zero_sign()  # here it is done by all cores
 
     def votes(self, tensors) -> int:
         from speechmerge.merge.kernels.signs import sum_of_signs
