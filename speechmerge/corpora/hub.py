@@ -26,6 +26,7 @@ class Part:
 
     config: str | None
     split: str
+    id: str | None = None  # where it lies in a repository of its own
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def read_hub(corpus, task: str, options, output_dir: Path, hub_id, revision, str
     for split, parts in hub.parts.items():
         utterances = {}
         for part in parts:
-            rows = load(hub_id or hub.id, part, revision or (None if hub_id else hub.revision), streaming, hub.audio)
+            own = revision or (None if hub_id else hub.revision)
+            rows = load(part.id or hub_id or hub.id, part, None if part.id else own, streaming, hub.audio)
             for number, row in enumerate(tqdm(rows, f"{task} {split} {part.config or ''}", unit="utt", disable=None)):
                 add_row(corpus, row, number, (split, task, options), output_dir, hub, utterances, reading.skipped)
         reading.splits[split] = Split(utterances)
