@@ -37,7 +37,10 @@ def find_corpus(name: str):
         raise UsageError(f"corpus {name}: there is no such file")
     known = set(CORPORA.names())
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except (ImportError, SyntaxError, NameError, ValueError) as error:  # ValueError: a name that is taken
+        raise UsageError(f"corpus {name}: cannot be loaded ({type(error).__name__}: {error})") from error
     own = [entry for entry in CORPORA.names() if entry not in known]
     if len(own) != 1:
         raise UsageError(f"corpus {name}: expected one class under @CORPORA.register(\"<a name of its own>\"), found "

@@ -6,6 +6,7 @@ A download goes to `<file>.part` and goes on there after an interruption; unpack
 into place, so that what an archive makes is there as a whole or not at all.
 """
 import hashlib
+import http.client
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +78,15 @@ def download(url: str, file: Path):
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing is left to fetch
             raise failed(url, file, error) from error
-        total = have
-    except (urllib.error.URLError, OSError) as error:
+        whole = error.headers.get("Content-Range", "").rpartition("/")[2]
+        total = int(whole) if whole.isdigit() else have
+    except (http.client.HTTPException, OSError) as error:
         raise failed(url, file, error) from error
     size = part.stat().st_size
-    if total and size != total:
+    if total and size > total:
+        part.unlink()
+        raise SpeechMergeError(f"{part}: {size} bytes, but {url} has {total}: another file; it is deleted, run the same command again")
+    if total and size < total:
         raise SpeechMergeError(f"{url}: the connection ended after {size} of {total} bytes; run the same command again, it goes on")
     os.replace(part, file)
 
@@ -121,11 +127,11 @@ def unpack(file: Path, into: Path, makes: Path):
         else:
             with tarfile.open(file) as opened:
                 opened.extractall(beside, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        move_into(beside, into)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
         raise SpeechMergeError(f"{file}: cannot be unpacked ({error}); delete it and run the same command again") from error
-    move_into(beside, into)
-    shutil.rmtree(beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     if not makes.exists():
         raise SpeechMergeError(f"{file}: does not hold {makes.name}; is it the archive of another release?")
 

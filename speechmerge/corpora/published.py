@@ -10,25 +10,26 @@ Nothing is dropped in silence: an audio file that is missing is an error that co
 is compared with what the release has.
 """
 import dataclasses
-import json
 import logging
+import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechmerge import __version__
 from speechmerge.corpora.download import Archive, fetch_all
 from speechmerge.corpora.hub import Hub, Part, read_hub
 from speechmerge.data.directory import DataDir, Trial, Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.files import write_json
+from speechmerge.files import read_json, write_json
 from speechmerge.registry import nearest
 
 __all__ = ["Archive", "Hub", "Part", "PublishedCorpus", "Reading", "Split"]
 
 log = logging.getLogger(__name__)
 SOURCES = ("files", "hf")
-TWIN = "twin.json"  # in a twin's folder, written last: what it was made with
+TWIN, TWIN_BEGUN = "twin.json", ".twin.json"  # in a twin's folder: what it was made with, and the same until it is whole
 
 
 @dataclass
@@ -70,6 +71,7 @@ class PublishedCorpus:
     licence = ""
     homepage = ""
     layout = ""  # what must lie below --corpus-dir
+    top = ""  # the first folder of `layout`, where people also give that one as --corpus-dir
     obtain = ""  # where nothing may be fetched: what to obtain, from where
 
     @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class PublishedCorpus:
             raise UsageError(f"{self.name}: source {source!r}; {nearest(source, SOURCES)}")
         if mini and source == "hf":
             raise UsageError(f"{self.name}: mini=true is made here, source=hf comes from the hub; give one of them")
-        root = Path(corpus_dir or f"downloads/{self.name}{'_mini' if mini else ''}")
+        root = self.root(corpus_dir, mini)
         request = Request(root, seed, nj, mini, source, allow_incomplete)
         if source == "files":
             self.provide(request, options)
@@ -147,6 +149,12 @@ class PublishedCorpus:
             self.check_counts(task, reading, options, request)
             made += self.write(Path(output_dir), task, reading, options)
         return made
+
+    def root(self, corpus_dir=None, mini: bool = False) -> Path:
+        """Where the corpus lies, or is fetched or spoken to."""
+        root = Path(corpus_dir or f"downloads/{self.name}{'_mini' if mini else ''}")
+        inside = self.top and root.resolve().name == self.top and not (root / self.top).is_dir()
+        return root.resolve().parent if inside else root
 
     def options(self, given: dict):
         """The corpus's Options; UsageError for unknown names and for values of another type."""
@@ -178,20 +186,20 @@ class PublishedCorpus:
                                    f"{self.obtain.strip()} Or try the recipe without it: --mini true")
 
     def provide_twin(self, request: Request):
-        mark = request.root / TWIN
-        made_with = {"corpus": self.name, "seed": request.seed}
-        found = json.loads(mark.read_text()) if mark.is_file() else None
-        if found == made_with:
+        """Speaks it, unless it is there; what a killed run has made of the same miniature is kept."""
+        mark, begun = request.root / TWIN, request.root / TWIN_BEGUN
+        made_with = {"corpus": self.name, "seed": request.seed, "version": __version__}
+        if mark.is_file() and read_json(mark) == made_with:
             return
-        if found is None and request.root.is_dir() and any(request.root.iterdir()) and not (request.root / ".twin").exists():
+        ours = mark.is_file() or begun.is_file()
+        if not ours and request.root.is_dir() and any(request.root.iterdir()):
             raise SpeechMergeError(f"{request.root}: is not empty and no miniature of {self.name}; "
                                    "give an empty --corpus-dir with mini=true, so that nothing of yours is overwritten")
-        if found:
+        if ours and not (begun.is_file() and read_json(begun) == made_with):
             shutil.rmtree(request.root)
-        request.root.mkdir(parents=True, exist_ok=True)
-        (request.root / ".twin").touch()  # a killed run may go on in this folder
+        write_json(begun, made_with)
         self.write_twin(request.root, request.seed, request.nj)
-        write_json(mark, made_with)
+        os.replace(begun, mark)
 
     def check_counts(self, task: str, reading: Reading, options, request: Request):
         """Compares with the release (or the twin); says what was left out."""

@@ -22,11 +22,12 @@ from speechmerge.corpora.mini.voices import speakers as voices
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import write_text
 
-__all__ = ["Delivery", "Speaker", "Spoken", "sentences", "speak", "voices", "write_lines"]
+__all__ = ["Delivery", "Speaker", "Spoken", "gender", "sentences", "speak", "voices", "write_lines"]
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".sph": "NIST"}  # not ogg: its serial number is random
 PCM = (".wav", ".flac", ".sph")
 PAUSE = 0.3  # seconds between two texts of one file
+WOMEN = "f1 f2 f3 f4 f5 Alicia Andrea Annie anika aunty belinda grandma linda Nguyen shelby steph steph2 steph3".split()
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Spoken:
 def sentences(language: str, split: str, rng: random.Random, longest: int = 48) -> str:
     """A general sentence of `split` (no sentence is in two) of at most `longest` characters; en es de it hi pa te."""
     return Grammar(language).sentence(rng, split, longest)
+
+
+def gender(speaker: Speaker) -> str:
+    """`F` or `M`: what a voice sounds like."""
+    return "F" if speaker.variant in WOMEN else "M"
 
 
 def speak(root, spoken: list[Spoken], nj: int = 1) -> dict[str, list[tuple[float, float]]]:

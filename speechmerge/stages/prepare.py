@@ -25,12 +25,13 @@ def run(args):
 
     corpus = find_corpus(args.corpus)()
     options = corpus_options(corpus, args)
-    key, record = prepare_key(args, options), Path(args.output_dir) / f"prepared_{Path(args.corpus).stem}.json"
-    if not args.force and is_prepared(record, key):
+    record = Path(args.output_dir) / f"prepared_{Path(args.corpus).stem}.json"
+    if not args.force and is_prepared(record, prepare_key(corpus, args, options)):
         print(f"{args.output_dir}: already prepared from {args.corpus}")
         return
     record.unlink(missing_ok=True)
     directories = sorted(str(path) for path in corpus.prepare(output_dir=args.output_dir, **options) or [])
+    key = prepare_key(corpus, args, options)  # now: the corpus may have been fetched
     write_json(record, {"key": key, "directories": directories})
     print(f"{args.output_dir}: {len(directories)} data directories from {args.corpus}")
 
@@ -59,15 +60,21 @@ def corpus_options(corpus, args) -> dict:
     return {**options, **{key: getattr(args, key) for key in ("seed", "nj") if key in accepted}}
 
 
-def prepare_key(args, options: dict) -> str:
-    """Options, code version, and names and sizes of the corpus's files: a download that was completed is seen."""
+def prepare_key(corpus, args, options: dict) -> str:
+    """Options, code version, and names and sizes of the corpus's files: a download that was completed is seen.
+
+    Of a corpus in a file of one's own also that file.
+    """
     from speechmerge import __version__
     from speechmerge.files import fingerprint
 
     folder = Path(args.corpus_dir) if args.corpus_dir else None
+    if hasattr(corpus, "root") and options.get("source", "files") == "files":
+        folder = corpus.root(args.corpus_dir, options.get("mini", False))
     found = [path for path in folder.rglob("*") if path.is_file()] if folder else []
     files = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in found)
-    return fingerprint({"corpus": args.corpus, "version": __version__, "files": files,
+    code = Path(args.corpus).read_text(encoding="utf-8") if args.corpus.endswith(".py") else ""
+    return fingerprint({"corpus": args.corpus, "code": code, "version": __version__, "files": files,
                         **{key: value for key, value in options.items() if key != "nj"}})
 
 
