@@ -65,7 +65,7 @@ decode_all() {
 
 do_baselines() { decode_all baselines base adapters; }
 
-do_merge() { merge_all "${adapter_list[@]}"; }
+do_merge() { merge_all "${data_list[0]}" "${adapter_list[@]}"; }
 
 do_coefficients() {
     if [[ -z $sweeps ]]; then skip "no --sweeps, nothing to do"; else sweep_all "${data_list[0]}" "${adapter_list[@]}"; fi

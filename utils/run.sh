@@ -123,7 +123,7 @@ do_train() {
 }
 
 do_merge() {
-    merge_all "${adapter_list[@]}"
+    merge_all "$data_dir" "${adapter_list[@]}"
     if [[ -n $sweeps ]]; then sweep_all "$data_dir" "${adapter_list[@]}"; fi
 }
 

@@ -66,9 +66,10 @@ run_jobs() {
     run "${backend[@]}" "${lists[@]}" "$1" python -m speechmerge "${@:2}"
 }
 
-# The merges that --merges names, of the adapters given.
+# The merges that --merges names: merge_all data_dir adapter...; first what their methods need measured of the adapters.
 merge_all() {
-    local name file files=() words=() lists ngpu=0 # on the CPU, in any case
+    local name file files=() words=() lists ngpu=0 data=$1 # on the CPU, in any case
+    shift
     if [[ -z $merges ]]; then
         skip "no --merges, nothing to do"
         return
@@ -76,6 +77,12 @@ merge_all() {
     # shellcheck disable=SC2086 # a list
     lists=("MERGE=$(join $merges)")
     for name in $merges; do files+=("$(config merge "$name")"); done
+    if grep -qE '^method: *(fisher|regmean)' "${files[@]}"; then
+        add_configs statistics
+        words+=(--merges "${files[@]}" --adapters "$@" --model "$model" --data "$data" --exp-dir "$exp_dir" --device "$device")
+        speechmerge statistics "${words[@]}"
+        words=()
+    fi
     file=${files[0]%/*}/MERGE.yaml
     for name in "${files[@]}"; do
         if [[ ${name%/*} != "${file%/*}" ]]; then file=CONFIG; fi

@@ -24,7 +24,8 @@ class Method:
     parameters: tuple[Parameter, ...] = ()
     fewest, most = 1, None  # how many inputs the method takes
     strength: str | None = None  # the parameter of the method that a lambda policy sets for each parameter of the model
-    statistics = ()  # of methods that go by measurements: those of each input, once `prepare` has opened them
+    kind: str | None = None  # of the measurements that the method goes by, see `speechmerge statistics`
+    statistics = ()  # these measurements of each input, once `prepare` has opened them
 
     def __init__(self, name: str, labels, params: dict, policy=None):
         self.name, self.labels, self.policy = name, list(labels), policy

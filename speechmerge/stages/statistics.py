@@ -13,8 +13,9 @@ HELP = "measure adapters on their data for fisher and regmean merges: <adapter>/
 def add_arguments(parser):
     parser.add_argument("--adapters", nargs="+", action=CommaList, required=True,
                         help="folders, or names that `speechmerge list adapters` shows")
-    parser.add_argument("--kind", nargs="+", action=CommaList, default=["gram"],
-                        help="gram (for regmean), fisher, regmean_plus_plus (of exactly those that will be merged)")
+    parser.add_argument("--kind", nargs="+", action=CommaList,
+                        help="gram (for regmean; the default), fisher, regmean_plus_plus (of exactly those that will be merged)")
+    parser.add_argument("--merges", nargs="+", metavar="FILE", help="instead: the kinds that these merge configs need")
     parser.add_argument("--data", default="data", help="folder that holds <adapter or task>/<split>/")
     parser.add_argument("--split", type=split_name, default="train", help="train, or dev (validation)")
     parser.add_argument("--task", help="of all adapters; default: the one each was trained for")
@@ -31,26 +32,39 @@ def add_arguments(parser):
 def run(args):
     from speechmerge.errors import UsageError
     from speechmerge.merge.statistics import KINDS
+
+    kinds = args.kind or (kinds_of(args.merges) if args.merges else ["gram"])
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UsageError(f"--kind {kind}: expected one of {', '.join(KINDS)}")
+    if not kinds:
+        return
+    if args.split == "test":
+        raise UsageError("--split test: what a merge is made of must not be seen in the test data; use train or dev")
     from speechmerge.models.options import model_from
     from speechmerge.statistics import Options, Source, collect
     from speechmerge.systems import find_adapters, training_records
 
-    for kind in args.kind:
-        if kind not in KINDS:
-            raise UsageError(f"--kind {kind}: expected one of {', '.join(KINDS)}")
-    if args.split == "test":
-        raise UsageError("--split test: what a merge is made of must not be seen in the test data; use train or dev")
     options = Options(args.max_examples, args.seed, args.off_diagonal, args.memory_mb)
     systems = [system for _, system in find_adapters(args.adapters, args.exp_dir)]
     tasks = [adapter_task(system, args) for system in systems]
     data = [adapter_data(system, task, args) for system, task in zip(systems, tasks)]
     model = model_from(args, training_records(systems, args.exp_dir))
     sources = [Source(model, *each, args.split, options) for each in zip(systems, tasks, data)]
-    for kind in args.kind:
+    for kind in kinds:
         for source, done in zip(sources, collect(sources, kind, options, args.force)):
             kept = "" if done == "made" else "already measured with the same inputs (--force true measures again), "
             print(f"{source.system.name}: {kept}{kind} of {len(source.batches)} examples in "
                   f"{source.system.path}/statistics")
+
+
+def kinds_of(configs) -> list[str]:
+    """What the methods of these merge configs must have measured; empty where they need nothing."""
+    from speechmerge.config import read_yaml
+    from speechmerge.merge.registry import METHODS
+
+    methods = [METHODS.get(read_yaml(path).get("method", "uniform")) for path in configs]
+    return sorted({method.kind for method in methods} - {None})
 
 
 def adapter_task(system, args):

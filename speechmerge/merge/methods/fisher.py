@@ -21,6 +21,7 @@ class Fisher(Elementwise):
     """The mean of the task vectors, each value weighted by its Fisher information on the adapter's own data."""
 
     strength = "lambda"
+    kind = "fisher"  # of the statistics
     parameters = (
         LAMBDA,
         Parameter("weights", "floats", None, "one weight per adapter beside its Fisher information, as a list or "
@@ -35,7 +36,7 @@ class Fisher(Elementwise):
     def prepare(self, vectors):
         from speechmerge.merge.statistics import read_statistics
 
-        self.statistics = read_statistics(vectors, "fisher")
+        self.statistics = read_statistics(vectors, self.kind)
 
     def survey(self, tensors):
         names = [name for name in tensors.names if self.known(name)]
