@@ -163,11 +163,6 @@ def test_trials(tmp_path):
     assert "zz: utterance 'nobody' is not in wav.scp" in message(data)
 
 
-def test_segments_are_refused(data):
-    (data / "segments").write_text("u rec 0 1\n")
-    assert "segments are not supported; cut the recordings" in message(data)
-
-
 def test_joiners_of_indic_scripts_are_visible():
     assert invisible_characters("क्\u200dष " + HINDI) == []
     assert invisible_characters("a\u200b\ufeff\u202e\x07") == ["\u200b", "\ufeff", "\u202e", "\x07"]

@@ -1,88 +1,60 @@
 """Reading and writing audio: always 16 kHz, mono, float32 in [-1, 1].
 
     samples = read_audio("a.flac")                                  # refuses another rate or several channels
-    samples = read_audio("a.wav", resample=True, downmix=True)      # what `format` does
+    samples = read_audio("a.m4a", resample=True, downmix=True)      # what `format` does
+    samples = read_audio("talk.sph", start=14.95, end=16.19)        # a stretch, in seconds
 """
-import struct
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from speechmerge.data import decoders
+from speechmerge.data.decoders import AudioError, decode, decode_pipe
+from speechmerge.data.segments import is_pipe
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import atomic_file
 
 RATE = 16000  # Hz; every model family here hears 16 kHz
-UNKNOWN_SIZE = 0x7FFFFFF0  # programs that write wav to a pipe put such a number where the size should be
 
 
-class AudioError(SpeechMergeError):
-    """`problem`: what is wrong; `convertible`: `format` mends it, else the file is to be copied again or dropped."""
+@dataclass(frozen=True)
+class Sound:
+    """What `read_audio` takes in the place of a path: a stretch of a file, played at another speed."""
 
-    def __init__(self, name, problem: str, convertible: bool = False):
-        self.problem, self.convertible = problem, convertible
-        fix = ("run `speechmerge format` on its data directory, which converts it" if convertible else
-               "copy it again, or drop it with `speechmerge validate --data DIR --fix true`")
-        super().__init__(f"{name}: {problem}; {fix}")
+    path: str
+    start: float | None = None  # seconds
+    end: float | None = None
+    speed: float = 1.0  # 1.1: a tenth faster and higher, as by a tape
+
+    def __str__(self):
+        return self.path
 
 
-def read_audio(path, rate: int = RATE, *, resample: bool = False, downmix: bool = False, utterance: str | None = None):
-    """Decode an audio file to float32 mono of shape [samples] at `rate` Hz.
+def read_audio(path, rate: int = RATE, *, resample: bool = False, downmix: bool = False, utterance: str | None = None,
+               start: float | None = None, end: float | None = None, allow_pipes: bool = False):
+    """Decode an audio file, or its stretch from `start` to `end` seconds, to float32 mono [samples] at `rate` Hz.
 
+    `path`: a file (wav flac ogg mp3 SPHERE; m4a aac mp4 webm through PyAV), an entry of an ark (`x.ark:123`) or a Sound;
+    with `allow_pipes` also a command (`sox a.wav -t wav - |`), which is run.
     `downmix` averages the channels; `resample` converts the rate; without them stereo or another rate is refused.
     Raises AudioError, naming the utterance and the file, for audio that is missing, empty, truncated, unreadable,
-    NaN or infinite, of another rate, or with several channels.
+    NaN or infinite, of another rate, or with several channels, and for a stretch that lies beyond the audio.
     """
-    name = f"utterance {utterance}: {path}" if utterance else str(path)
-    samples, found_rate = decode(path, name)
+    sound = path if isinstance(path, Sound) else Sound(str(path), start, end)
+    name = f"utterance {utterance}: {sound}" if utterance else str(sound)
+    if is_pipe(sound.path) and allow_pipes:
+        samples, found_rate = decode_pipe(sound.path, name, sound.start, sound.end)
+    else:
+        samples, found_rate = decode(sound.path, name, sound.start, sound.end)
     if samples.shape[1] > 1 and not downmix:
         raise AudioError(name, f"found {samples.shape[1]} channels, expected mono", convertible=True)
     if found_rate != rate and not resample:
         raise AudioError(name, f"found {found_rate} Hz, expected {rate} Hz", convertible=True)
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    return convert_rate(mono, found_rate, rate)
-
-
-def decode(path, name: str) -> tuple[np.ndarray, int]:
-    """Samples as float32 [samples, channels] and the rate; AudioError for whatever cannot be trusted."""
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(name, "no such audio file")
-    if path.stat().st_size == 0:
-        raise AudioError(name, "the audio file is empty (0 bytes)")
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            expected, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".")
-        raise AudioError(name, f"cannot be decoded, truncated or not audio ({reason})") from error
-    if missing := missing_wav_bytes(path):
-        raise AudioError(name, f"truncated, the last {missing} bytes are missing")
-    if len(samples) < expected:
-        raise AudioError(name, f"truncated, found {len(samples)} of {expected} samples")
-    if len(samples) == 0:
-        raise AudioError(name, "the audio has no samples")
-    if not np.isfinite(samples).all():
-        bad = int(np.argmin(np.isfinite(samples).all(axis=1)))
-        raise AudioError(name, f"NaN or infinite sample at {bad / rate:.3f} s")
-    return samples, rate
-
-
-def missing_wav_bytes(path: Path) -> int:
-    """How many bytes a RIFF wav promises but lacks. libsndfile reads such a file to its end without a word."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(12)
-        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return 0
-        while len(chunk := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                return 0 if length >= UNKNOWN_SIZE else max(0, file.tell() + length - size)
-            file.seek(length + length % 2, 1)
-    return 0
+    return change_speed(convert_rate(mono, found_rate, rate), sound.speed, rate)
 
 
 @lru_cache(maxsize=16)
@@ -105,6 +77,12 @@ def convert_rate(samples: np.ndarray, source: int, target: int) -> np.ndarray:
         return resampler(source, target)(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
 
 
+def change_speed(samples: np.ndarray, speed: float, rate: int = RATE) -> np.ndarray:
+    """[samples] -> [samples / speed], pitch and tempo together (Ko et al. 2015, Audio Augmentation): by resampling, as
+    if the recording's rate were `speed` times what it is. Speeds count in hundredths, so that kernels stay short."""
+    return convert_rate(samples, round(speed * 100) * (rate // 100), rate)
+
+
 def write_audio(path, samples: np.ndarray, rate: int = RATE):
     """Write mono float samples as 16-bit PCM, atomically; .wav or .flac by the suffix. Beyond +-1 is clipped."""
     samples = np.asarray(samples, dtype=np.float32)
@@ -121,10 +99,9 @@ def write_wav(path, samples: np.ndarray, rate: int = RATE):
 
 
 def audio_info(path) -> tuple[float, int, int]:
-    """(seconds, rate, channels) from the header, without decoding."""
-    try:
-        info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, RuntimeError):
-        samples, rate = decode(path, str(path))  # raises with the reason
-        return len(samples) / rate, rate, samples.shape[1]
-    return info.frames / info.samplerate, info.samplerate, info.channels
+    """(seconds, rate, channels) from the header, without decoding where that can be avoided."""
+    if not isinstance(path, Sound):
+        return decoders.info(path)
+    seconds, rate, channels = decoders.info(path.path)
+    first, last = decoders.stretch(round(seconds * rate), rate, path.start, path.end, str(path))
+    return (last - first) / rate / path.speed, rate, channels

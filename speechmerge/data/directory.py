@@ -5,14 +5,17 @@
     DataDir("data/new", data.utterances, data.labels, data.trials).write()
 
 Tables keyed by utterance id: `wav.scp`, `text`, `utt2spk`, `utt2lang`, `utt2dur`, label tables `utt2<name>`. Others:
-`spk2utt`; `labels` (the closed label set, one per line); `trials` (`id enrol test target|nontarget`).
+`spk2utt`; `labels` (the closed label set, one per line); `trials` (`id enrol test target|nontarget`); `segments`
+(`utt recording start end`): then `wav.scp` is keyed by recording.
 """
 import hashlib
 import os
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechmerge.data.segments import ark_entry, check_json, is_pipe, parse_segments, segment_tables
 from speechmerge.data.tables import Finding, fix_command, invisible_characters, read_lines, read_table, write_table
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import write_text
@@ -21,18 +24,20 @@ from speechmerge.files import write_text
 KNOWN_TABLES = {"utt2spk": "speaker", "utt2lang": "language", "utt2dur": "duration"}
 IGNORED_TABLES = {"utt2uniq", "utt2num_frames", "utt2num_samples"}
 TARGET_WORDS = {"target": True, "nontarget": False}
+UNFILTERED = ".unfiltered"  # the tables as stage 1 wrote them, where `format` has filtered in place
 SAMPLE_BYTES = 1 << 16  # the audio's fingerprint reads this much of its beginning and of its end: 4 s of 16 kHz wav
 
 
 @dataclass(frozen=True)
 class Utterance:
     id: str
-    audio: str  # path, absolute or relative to the recipe directory
+    audio: str  # path, absolute or relative to the recipe directory; `x.ark:123`: an entry of an ark
     text: str | None = None
     speaker: str | None = None
     language: str | None = None  # Whisper code: en, it, hi, ...
     duration: float | None = None  # seconds
     labels: dict[str, str] = field(default_factory=dict)  # {"intent": "lights_on"} from utt2intent
+    segment: tuple[float, float] | None = None  # start and end in seconds inside `audio`; None: all of it
 
 
 @dataclass(frozen=True)
@@ -54,23 +59,32 @@ class DataDir:
         self.path = Path(self.path)
 
     @classmethod
-    def read(cls, path, check: bool = True) -> "DataDir":
+    def read(cls, path, check: bool = True, allow_pipes: bool = False, formatted: bool = False) -> "DataDir":
         """Read a data directory.
 
         With `check`, anything wrong raises SpeechMergeError naming file:line:id, the problem and the command that fixes
         it; without, what can be read is returned (of duplicate ids the first; ids without audio are dropped). Audio is
-        not opened.
+        not opened. Commands in wav.scp are wrong unless `allow_pipes`; with `formatted`, segments are refused too: who
+        trains and decodes reads whole files.
         """
-        data, findings = read_tables(Path(path))
+        data, findings = read_tables(Path(path), allow_pipes)
         if check and findings:
             more = f" ({len(findings) - 1} more: `speechmerge validate --data {path}` lists them)"
             raise SpeechMergeError(f"{findings[0]}{more if len(findings) > 1 else ''}")
+        if formatted and (cut := [id for id, utterance in data.utterances.items() if utterance.segment]):
+            raise SpeechMergeError(f"{path}/segments:{cut[0]}: a stretch of a recording, expected a file of its own; run "
+                                   f"stage 2 (`speechmerge format --data {path}`), which cuts it out")
         return data
 
-    def write(self, path=None):
-        """Write every table atomically, wav.scp last, so that a directory with a wav.scp is complete."""
+    def write(self, path=None, keep_unfiltered: bool = False):
+        """Write every table atomically, wav.scp last, so that a directory with a wav.scp is complete.
+
+        What `format` kept of an earlier directory there (see data/format.py) goes, unless `keep_unfiltered`.
+        """
         path = Path(path or self.path)
         path.mkdir(parents=True, exist_ok=True)
+        if not keep_unfiltered:
+            shutil.rmtree(path / UNFILTERED, ignore_errors=True)
         tables = self.tables()
         for stale in owned_tables(path):
             if stale not in tables:
@@ -84,9 +98,12 @@ class DataDir:
         """{file name: {id: value}} of all id-keyed tables."""
         tables = defaultdict(dict)
         speakers = defaultdict(list)
+        cut = any(utterance.segment for utterance in self.utterances.values())
+        if cut:
+            tables.update(segment_tables(self.utterances))
         for id, utterance in sorted(self.utterances.items()):
-            columns = {"wav.scp": utterance.audio, "text": utterance.text, "utt2spk": utterance.speaker,
-                       "utt2lang": utterance.language}
+            columns = {"wav.scp": None if cut else utterance.audio, "text": utterance.text,
+                       "utt2spk": utterance.speaker, "utt2lang": utterance.language}
             columns.update((f"utt2{name}", value) for name, value in utterance.labels.items())
             if utterance.duration is not None:
                 columns["utt2dur"] = f"{utterance.duration:.4f}"
@@ -109,18 +126,26 @@ class DataDir:
         """
         digest = hashlib.sha256()
         for name, rows in sorted(self.tables().items()):
-            if name != "wav.scp":
+            if name not in ("wav.scp", "segments"):
                 digest.update(repr((name, sorted(rows.items()))).encode())
         digest.update(repr(self.labels).encode())
         for id, utterance in sorted(self.utterances.items()):
             digest.update(id.encode() + audio_sample(self.path, id, utterance.audio))
+            if utterance.segment:
+                digest.update(repr(utterance.segment).encode())
         return digest.hexdigest()
 
 
 def audio_sample(directory: Path, id: str, audio: str) -> bytes:
-    """Size and a digest of both ends of an audio file."""
+    """Size and a digest of both ends of an audio file; of an ark, a digest from the entry on; of a command, its text."""
+    if is_pipe(audio):
+        return hashlib.sha256(audio.encode()).digest()
+    path, offset = ark_entry(audio) or (audio, None)
     try:
-        with open(audio, "rb") as file:
+        with open(path, "rb") as file:
+            if offset is not None:
+                file.seek(offset)
+                return hashlib.sha256(file.read(SAMPLE_BYTES)).digest()
             size = os.fstat(file.fileno()).st_size
             digest = hashlib.sha256(file.read(SAMPLE_BYTES))
             if size > SAMPLE_BYTES:
@@ -134,12 +159,12 @@ def audio_sample(directory: Path, id: str, audio: str) -> bytes:
 
 def owned_tables(path: Path) -> list[str]:
     """The tables in a directory that this module reads or writes."""
-    named = {"wav.scp", "text", "spk2utt", "trials"}
+    named = {"wav.scp", "segments", "text", "spk2utt", "trials"}
     return sorted(file.name for file in path.iterdir() if file.is_file() and file.name not in IGNORED_TABLES
                   and (file.name in named or (file.name.startswith("utt2") and file.name[4:].isidentifier())))
 
 
-def read_tables(path: Path) -> tuple[DataDir, list[Finding]]:
+def read_tables(path: Path, allow_pipes: bool = False) -> tuple[DataDir, list[Finding]]:
     """A data directory and everything that is wrong with its tables. Raises only where there is nothing to read."""
     if not (path / "wav.scp").is_file():
         problem = "no wav.scp in this data directory" if path.is_dir() else "no such data directory"
@@ -148,52 +173,63 @@ def read_tables(path: Path) -> tuple[DataDir, list[Finding]]:
     for name in owned_tables(path):
         tables[name], found = read_table(path / name)
         findings += found
-    if (path / "segments").exists():
-        findings.append(Finding(str(path / "segments"), None, None, "segments are not supported",
-                                "cut the recordings into one audio file per utterance"))
-    findings += check_wav_scp(path, tables["wav.scp"])
+    findings += check_wav_scp(path, tables["wav.scp"], allow_pipes)
     findings += check_id_sets(path, tables)
     findings += check_spk2utt(path, tables)
+    findings += check_json(path, tables)
     durations, found = parse_durations(path, tables.pop("utt2dur", None))
-    utterances = make_utterances(tables, durations)
+    sources, segment_findings = find_sources(path, tables)
+    findings += segment_findings
+    utterances = make_utterances(tables, durations, sources)
     trials, trial_findings = parse_trials(path, tables.get("trials"), utterances)
     labels, label_findings = read_labels(path / "labels")
     label_findings += check_labels(path, tables, labels)
     return DataDir(path, utterances, labels, trials), findings + found + trial_findings + label_findings
 
 
-def make_utterances(tables, durations) -> dict[str, Utterance]:
+def find_sources(path: Path, tables):
+    """{utterance: (audio, segment or None)}, and what is wrong with `segments`."""
+    recordings = {id: value for id, (value, _) in tables["wav.scp"].items()}
+    if "segments" not in tables:
+        return {id: (audio, None) for id, audio in recordings.items()}, []
+    segments, findings = parse_segments(path, tables["segments"], recordings)
+    return {id: (recordings[recording], times) for id, (recording, times) in segments.items()}, findings
+
+
+def make_utterances(tables, durations, sources) -> dict[str, Utterance]:
     label_tables = [n for n in tables if n.startswith("utt2") and n not in KNOWN_TABLES]
 
     def value(table, id):
         return tables[table][id][0] if id in tables.get(table, {}) else None
 
     utterances = {}
-    for id in sorted(tables["wav.scp"]):
+    for id, (audio, segment) in sorted(sources.items()):
         labels = {name[4:]: tables[name][id][0] for name in label_tables if id in tables[name]}
-        columns = [value(table, id) for table in ("wav.scp", "text", "utt2spk", "utt2lang")]
-        utterances[id] = Utterance(id, *columns, durations.get(id), labels)
+        columns = [value(table, id) for table in ("text", "utt2spk", "utt2lang")]
+        utterances[id] = Utterance(id, audio, *columns, durations.get(id), labels, segment)
     return utterances
 
 
-def check_wav_scp(path: Path, rows) -> list[Finding]:
+def check_wav_scp(path: Path, rows, allow_pipes: bool) -> list[Finding]:
     file, findings = str(path / "wav.scp"), []
     if not rows:
         findings.append(Finding(file, None, None, "no utterances", "run stage 1 (`speechmerge prepare`) again"))
     for id, (value, line) in rows.items():
-        if value.endswith("|") or value.startswith("|"):
+        if is_pipe(value) and not allow_pipes:
             findings.append(Finding(file, line, id, f"command pipe {value[:60]!r}: commands are not run",
-                                    "run it once and put the path of the audio file here"))
+                                    "where you trust their author, `speechmerge format --allow-pipes true` runs them "
+                                    "once; else put the path of the audio file here"))
     return findings
 
 
 def check_id_sets(path: Path, tables) -> list[Finding]:
-    """Every utterance table must have exactly the ids of wav.scp."""
-    findings, audio = [], tables["wav.scp"]
+    """Every utterance table must have exactly the ids of wav.scp, or of segments where there are some."""
+    main = "segments" if "segments" in tables else "wav.scp"
+    findings, audio = [], tables[main]
     for name, rows in tables.items():
-        if name in ("wav.scp", "spk2utt", "trials"):
+        if name in ("wav.scp", "segments", "spk2utt", "trials"):
             continue
-        for here, there, there_name in (((name, rows), audio, "wav.scp"), (("wav.scp", audio), rows, name)):
+        for here, there, there_name in (((name, rows), audio, main), ((main, audio), rows, name)):
             extra = sorted(here[1].keys() - there.keys())
             if extra:
                 problem = f"{len(extra)} id(s) not in {there_name}, this is the first"

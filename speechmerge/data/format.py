@@ -2,100 +2,124 @@
 
     statistics = format_dir("data/asr/train", max_duration=30)                # in place
     statistics = format_dir("data/raw/train", "data/asr/train", jobs=4)
+    statistics = format_dir("data/asr/train", filters=Filters(hours=10.0))    # see data/filters.py
 
 Audio that already is 16 kHz mono wav or flac is left where it is; other audio is converted to `audio/<id>.flac` of the
-target, several channels averaged. Converted files are written atomically and kept, so that an interrupted run goes on.
+target, several channels averaged, segments cut (data/convert.py). Converted files are kept, so that an interrupted run
+goes on. In place, every run starts from the tables of stage 1 (data/unfiltered.py).
 """
 import statistics
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from speechmerge.data.audio import RATE, AudioError, audio_info, read_audio, write_audio
+from speechmerge.data.audio import RATE, AudioError, Sound, audio_info, read_audio
+from speechmerge.data.convert import Converted, Converter, Settings
 from speechmerge.data.directory import DataDir, Utterance
+from speechmerge.data.filters import Filters, apply
+from speechmerge.data.segments import is_pipe
+from speechmerge.data.unfiltered import starting_tables, write_formatted
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import write_json
 
-KEPT_SUFFIXES = (".wav", ".flac")
-
-
-@dataclass(frozen=True)
-class Converted:
-    utterance: Utterance
-    resampled: bool = False
-    downmixed: bool = False
-    problem: str | None = None
+MOST_COUNTED = 300  # distinct values of a label table that are counted one by one in stats.json
 
 
 def format_dir(source, target=None, *, min_duration: float = 0.1, max_duration: float = 30.0, drop_bad: bool = False,
-               jobs: int = 1, audio_format: str = "flac", progress: bool = False) -> dict:
+               jobs: int = 1, audio_format: str = "flac", progress: bool = False, filters: Filters = Filters(),
+               settings: Settings | None = None) -> dict:
     """Format `source` into `target` (default: in place); returns the statistics that it also writes to `stats.json`.
 
     Durations in seconds, bounds included. Raises SpeechMergeError naming the utterance for audio that cannot be used,
     unless `drop_bad`, and where no utterance is left.
     """
-    data = DataDir.read(source)
-    target = Path(target or source)
-
-    def convert(utterance):
-        return convert_audio(utterance, target / "audio", audio_format)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = pool.map(convert, data.utterances.values())
-        done = list(tqdm(waiting, f"format {source}", len(data.utterances), unit="utt", disable=None if progress else True))
-    bad = [item for item in done if item.problem]
-    if bad and not drop_bad:
-        first = bad[0].utterance
-        raise SpeechMergeError(f"{data.path / 'wav.scp'}:{first.id}: {first.audio}: {bad[0].problem} ({len(bad)} such "
-                               "utterances); copy it again, or drop them with --drop-bad true")
-    kept = {item.utterance.id: item.utterance for item in done
-            if not item.problem and min_duration <= item.utterance.duration <= max_duration}
-    if not kept:
-        raise SpeechMergeError(f"{data.path}: none of {len(done)} utterances is usable and between {min_duration} and "
-                               f"{max_duration} s long; check --min-duration and --max-duration")
+    settings = settings or Settings(audio_format)
+    source, target = Path(source), Path(target or source)
+    data, bounds = starting_tables(source, settings.allow_pipes), (min_duration, max_duration)
+    dropped = Counter({"too short": 0, "too long": 0, "unusable audio": 0})
+    if filters.draws():
+        measured = parallel(lambda utterance: [measure(utterance, settings)], [[u] for u in data.utterances.values()], jobs)
+        data = replace(data, utterances=usable(data.path, measured, bounds, drop_bad, dropped))
+    data, steps = apply(data, filters, training_split(source, settings) if filters.speakers else None)
+    converter = Converter(target / "audio", settings)
+    groups = share_audio(data.utterances.values())
+    done = parallel(converter.convert, groups, jobs, f"format {source}" if progress else None)
+    kept = usable(data.path, done, bounds, drop_bad, dropped)
     trials = data.trials and [trial for trial in data.trials if trial.enrol in kept and trial.test in kept]
-    found = {**describe(kept, data.labels), **count_changes(done, min_duration, max_duration)}
+    found = {**describe(kept, data.labels), "filter": {"min_duration": min_duration, "max_duration": max_duration},
+             "dropped": dict(dropped), "converted": count_changes(done), "filters": [asdict(step) for step in steps]}
     found["trials"] = data.trials and {"kept": len(trials), "dropped": len(data.trials) - len(trials)}
-    DataDir(target, kept, data.labels, trials).write()
+    write_formatted(DataDir(target, kept, data.labels, trials), in_place=target.resolve() == source.resolve())
     write_json(target / "stats.json", found)
     return found
 
 
-def count_changes(done: list[Converted], min_duration: float, max_duration: float) -> dict:
-    """What was dropped and why, and what was converted."""
-    durations = [item.utterance.duration for item in done if not item.problem]
-    return {
-        "filter": {"min_duration": min_duration, "max_duration": max_duration},
-        "dropped": {"too short": sum(seconds < min_duration for seconds in durations),
-                    "too long": sum(seconds > max_duration for seconds in durations),
-                    "unusable audio": len(done) - len(durations)},
-        "converted": {"resampled": sum(item.resampled for item in done),
-                      "downmixed": sum(item.downmixed for item in done)},
-    }
+def training_split(source: Path, settings: Settings) -> DataDir | None:
+    """`train` beside a split, as stage 1 wrote it: where speakers are the labels, those of all splits follow from it."""
+    train = source.resolve().parent / "train"
+    if train == source.resolve() or not (train / "wav.scp").is_file():
+        return None
+    return starting_tables(train, settings.allow_pipes)
 
 
-def convert_audio(utterance: Utterance, folder: Path, audio_format: str) -> Converted:
-    """The utterance with its duration and, where it had to be converted, its new path."""
+def share_audio(utterances) -> list[list[Utterance]]:
+    """Utterances that are the same stretch of the same file (several questions about one paragraph) together."""
+    groups = defaultdict(list)
+    for utterance in utterances:
+        groups[utterance.audio, utterance.segment].append(utterance)
+    return list(groups.values())
+
+
+def parallel(work, groups: list[list[Utterance]], jobs: int, title: str | None = None) -> list[Converted]:
+    """`work` on each group, in threads: libsndfile decodes outside the interpreter's lock."""
+    with ThreadPoolExecutor(jobs) as pool:
+        results = tqdm(pool.map(work, groups), title, len(groups), unit="file", disable=None if title else True)
+        return [item for items in results for item in items]
+
+
+def measure(utterance: Utterance, settings: Settings) -> Converted:
+    """The utterance with its duration by utt2dur, the segment or the header; only commands must run for it."""
+    if utterance.duration is not None:
+        return Converted(utterance)
+    sound = Sound(utterance.audio, *(utterance.segment or (None, None)))
     try:
-        seconds, rate, channels = audio_info(utterance.audio)
-        if rate == RATE and channels == 1 and Path(utterance.audio).suffix.lower() in KEPT_SUFFIXES:
-            seconds = len(read_audio(utterance.audio)) / RATE
-            return Converted(replace(utterance, duration=seconds))
-        made = folder / f"{utterance.id}.{audio_format}"
-        if not up_to_date(made, utterance.audio):
-            write_audio(made, read_audio(utterance.audio, resample=True, downmix=True))
-        changed = replace(utterance, audio=str(made), duration=audio_info(made)[0])
-        return Converted(changed, resampled=rate != RATE, downmixed=channels > 1)
+        if is_pipe(utterance.audio):
+            samples = read_audio(sound, resample=True, downmix=True, allow_pipes=settings.allow_pipes)
+            return Converted(replace(utterance, duration=len(samples) / RATE))
+        return Converted(replace(utterance, duration=audio_info(sound)[0]))
     except AudioError as error:
         return Converted(utterance, problem=error.problem)
 
 
-def up_to_date(made: Path, source: str) -> bool:
-    """A converted file is whole (it was renamed when complete); it is old where its source was changed after it."""
-    return made.is_file() and made.stat().st_mtime >= Path(source).stat().st_mtime
+def usable(path: Path, done: list[Converted], bounds: tuple[float, float], drop_bad: bool, dropped: Counter):
+    """{id: utterance} with audio of a duration within bounds; what is dropped is counted in `dropped`."""
+    bad = [item for item in done if item.problem]
+    if bad and not drop_bad:
+        first = bad[0].utterance
+        raise SpeechMergeError(f"{path / 'wav.scp'}:{first.id}: {first.audio}: {bad[0].problem} ({len(bad)} such "
+                               "utterances); copy it again, or drop them with --drop-bad true")
+    kept = {}
+    for item in done:
+        reason = ("unusable audio" if item.problem else "too short" if item.utterance.duration < bounds[0]
+                  else "too long" if item.utterance.duration > bounds[1] else None)
+        if reason:
+            dropped[reason] += 1
+        else:
+            kept[item.utterance.id] = item.utterance
+    if not kept:
+        raise SpeechMergeError(f"{path}: none of {len(done)} utterances is usable and between {bounds[0]} and "
+                               f"{bounds[1]} s long; check --min-duration and --max-duration")
+    return dict(sorted(kept.items()))
+
+
+def count_changes(done: list[Converted]) -> dict[str, int]:
+    """What was done to the audio, in utterances."""
+    counts = Counter({"resampled": 0, "downmixed": 0})
+    counts.update(change for item in done for change in item.changes)
+    return dict(counts)
 
 
 def describe(utterances: dict[str, Utterance], labels: list[str] | None) -> dict:
@@ -120,5 +144,7 @@ def describe(utterances: dict[str, Utterance], labels: list[str] | None) -> dict
         "distinct_texts": len(set(texts)),
         "distinct_words": len({word for text in texts for word in text.split()}),
         "label_set": labels,
-        "label_counts": {name: dict(sorted(counter.items())) for name, counter in sorted(counts.items())},
+        "label_counts": {name: dict(sorted(counter.items())) for name, counter in sorted(counts.items())
+                         if len(counter) <= MOST_COUNTED},
+        "distinct_labels": {name: len(counter) for name, counter in sorted(counts.items())},
     }
