@@ -1,0 +1,4 @@
+"""IEMOCAP: reader and spoken miniature."""
+from speechmerge.corpora.iemocap.corpus import IEMOCAP
+
+__all__ = ["IEMOCAP"]
