@@ -1,6 +1,7 @@
 """Decoding: one system on one data directory -> exp/decode/<split>/<system>/<set>/{hyp,hyp_labels,scores,decode.json}.
 
-A set is mostly named as its task; where one task has several data directories (languages), each is a set.
+A set is mostly named as its task; where one task has several data directories (languages), each is a set. Trials that are
+scored by the cosine of embeddings have `scores` alone.
 
 A result is kept under a key of everything that went into it (base, adapter, data, options) and made again only when the
 key changes. Work that takes long is saved in parts, so that a killed run goes on, and shards add up.
@@ -10,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechmerge.data.batching import FeatureCache, batches_by_length
@@ -31,8 +32,9 @@ SAVE_EVERY = 20.0  # seconds of work that a kill may cost
 @dataclass(frozen=True)
 class Hypothesis:
     id: str
-    text: str  # generated
-    scores: list[float] | None = None  # of each label of the task: mean log-probability per token
+    text: str | None  # generated; None where nothing is
+    label: str | None = None  # of the task's labels the one with the highest mean log-probability per token
+    score: float | None = None  # of a trial: log P(yes) - log P(no), or the cosine of both embeddings
 
 
 @dataclass(frozen=True)
@@ -51,30 +53,73 @@ class Options:
 
 
 def hypotheses(model: SpeechModel, task, examples, labels=None, options=Options(), cache=None, batches=None):
-    """Yield lists of Hypothesis, batch by batch. Utterances of a batch have equal context, so batches change nothing.
+    """Yield lists of Hypothesis, batch by batch. Utterances of a batch have equal context and equally long prefixes, so
+    batches change nothing.
 
-    labels: score these too (None: generate only). batches: indices into `examples`; default all, see plan().
+    labels: score these too (None: generate only). Every label is a row of the decoder: 1251 speakers cost about as much as
+    generating 1251 names, in chunks that fit in memory; the encoder runs once.
+    batches: indices into `examples`; default all, see plan().
     """
     cache = cache if cache is not None else FeatureCache()
-    for indices in plan(model, examples, options) if batches is None else batches:
+    for indices in plan(model, task, examples, options) if batches is None else batches:
         chosen = [examples[index] for index in indices]
         items = [Item(example, cache.get(example, model.features), model.seconds(example)) for example in chosen]
         batch = model.collate(items, task)
         texts = model.generate(batch, task, num_beams=options.num_beams)
-        scores = model.score_labels(batch, labels).tolist() if labels and options.label_scoring else [None] * len(texts)
-        yield [Hypothesis(example.id, " ".join(text.split()), row) for example, text, row in zip(chosen, texts, scores)]
+        rows = model.score_labels(batch, labels).tolist() if labels and options.label_scoring else [None] * len(texts)
+        yield [Hypothesis(example.id, " ".join(text.split()), *judged(task, labels, row))
+               for example, text, row in zip(chosen, texts, rows)]
 
 
-def plan(model, examples, options) -> list[list[int]]:
-    return batches_by_length([model.context_frames(model.seconds(example)) for example in examples], options.batch_size)
+def judged(task, labels, row: list[float] | None) -> tuple[str | None, float | None]:
+    """(best label, score of a trial) by the scores of all labels."""
+    if row is None:
+        return None, None
+    best = labels[max(range(len(labels)), key=row.__getitem__)]
+    return best, row[labels.index("yes")] - row[labels.index("no")] if task.kind == "verification" else None
 
 
-def answer_scores(task, labels, found: list[Hypothesis]) -> dict[str, float] | None:
-    """Verification: log P(yes) - log P(no) by trial id; None for other tasks or without label scores."""
-    if task.kind != "verification" or any(hypothesis.scores is None for hypothesis in found):
+def compared(model: SpeechModel, task, examples, options=Options(), cache=None, batches=None):
+    """Yield lists of Hypothesis of trials, scored by the cosine of the embeddings of both sides; nothing is generated."""
+    cache, embeddings = cache if cache is not None else FeatureCache(), {}
+    for indices in plan(model, task, examples, options) if batches is None else batches:
+        chosen = [examples[index] for index in indices]
+        sides = {path: replace(example, audio=(path,), duration=None) for example in chosen for path in example.audio
+                 if path not in embeddings}
+        embeddings.update(embed(model, task, list(sides.values()), options, cache))
+        yield [Hypothesis(example.id, None, None, cosine(*(embeddings[path] for path in example.audio))) for example in chosen]
+
+
+def embed(model: SpeechModel, task, examples, options, cache) -> dict:
+    """Path of the audio -> embedding, a vector of length 1."""
+    found = {}
+    for indices in plan(model, task, examples, options):
+        items = [Item(examples[i], cache.get(examples[i], model.features), model.seconds(examples[i])) for i in indices]
+        vectors = model.embed(model.collate(items, task))
+        vectors = vectors / vectors.norm(dim=1, keepdim=True)
+        found.update((item.example.audio[0], vector) for item, vector in zip(items, vectors))
+    return found
+
+
+def cosine(enrol, test) -> float:
+    return float(enrol @ test)
+
+
+def plan(model, task, examples, options) -> list[list[int]]:
+    """Batches of indices: equal context, equally long prefixes."""
+    shapes = [(model.context_frames(model.seconds(example)), model.prefix_length(example, task)) for example in examples]
+    return batches_by_length(shapes, options.batch_size)
+
+
+def answer_scores(task, found: list[Hypothesis]) -> dict[str, float] | None:
+    """Verification: scores by trial id; None for other tasks or without scores."""
+    if task.kind != "verification" or any(hypothesis.score is None for hypothesis in found):
         return None
-    yes, no = labels.index("yes"), labels.index("no")
-    return {hypothesis.id: hypothesis.scores[yes] - hypothesis.scores[no] for hypothesis in found}
+    return {hypothesis.id: hypothesis.score for hypothesis in found}
+
+
+def by_cosine(task) -> bool:
+    return getattr(task, "verification", None) == "cosine"
 
 
 def weights_of(model, system: System):
@@ -99,6 +144,7 @@ class Decoder:
         self.model, self.task, self.data, self.split = model, task, data, split
         self.exp_dir, self.options, self.shard = Path(exp_dir), options, shard
         self.set_name, self.output_dir = set_name or task.name, output_dir
+        task.adapt(model)
         self.examples, self.labels = task.examples(data), task.labels(data)
         self.cache, self._data_print = FeatureCache(), data.fingerprint()
         if long := [example.id for example in self.examples if model.seconds(example) > model.full_seconds]:
@@ -115,11 +161,13 @@ class Decoder:
             "system": [(path.name, file_hash(path)) for path in content_files(system)],
             "data": self._data_print, "task": self.task.name,
             "context": [context.kind] if context.kind == "full" else [context.kind, context.minimum, context.step],
+            **({"settings": self.task.settings()} if self.task.settings() else {}),
         })
 
     def done(self, system: System, key: str) -> bool:
-        record = self.folder(system) / "decode.json"
-        return record.is_file() and read_json(record)["key"] == key and (record.parent / "hyp").is_file()
+        folder = self.folder(system)
+        record, result = folder / "decode.json", folder / ("scores" if by_cosine(self.task) else "hyp")
+        return record.is_file() and read_json(record)["key"] == key and result.is_file()
 
     def decode(self, system: System, force: bool = False) -> str:
         """"kept" where the result was there, "made", or "part" where other shards have not finished."""
@@ -141,33 +189,37 @@ class Decoder:
     def _work(self, system: System, parts: "Parts"):
         ready = parts.read()
         index, count = self.shard
-        batches = plan(self.model, self.examples, self.options)[index::count]
+        batches = plan(self.model, self.task, self.examples, self.options)[index::count]
         missing = [batch for batch in batches if any(self.examples[i].id not in ready for i in batch)]
         if ready and missing:
             log.info("%s on %s: going on after %d of %d utterances", system.name, self.set_name, len(ready),
                      len(self.examples))
         if not missing:
             return
-        work = (self.model, self.task, self.examples, self.labels, self.options, self.cache, missing)
+        work = {"options": self.options, "cache": self.cache, "batches": missing}
         with weights_of(self.model, system):
-            for found in hypotheses(*work):
+            if by_cosine(self.task):
+                made = compared(self.model, self.task, self.examples, **work)
+            else:
+                made = hypotheses(self.model, self.task, self.examples, self.labels, **work)
+            for found in made:
                 parts.add(found)
         parts.finish()
 
     def _write(self, system: System, key: str, found: list[Hypothesis], seconds: float):
         audio = sum(self.model.seconds(example) for example in self.examples)
-        scores = answer_scores(self.task, self.labels, found)
+        scores = answer_scores(self.task, found)
         with atomic_dir(self.folder(system)) as folder:
-            write_table(folder / "hyp", {h.id: h.text for h in found})
-            if all(h.scores is not None for h in found):
-                best = {h.id: self.labels[max(range(len(self.labels)), key=h.scores.__getitem__)] for h in found}
-                write_table(folder / "hyp_labels", best)
+            for name, rows in (("hyp", {h.id: h.text for h in found}), ("hyp_labels", {h.id: h.label for h in found})):
+                if None not in rows.values():
+                    write_table(folder / name, rows)
             if scores:
                 write_table(folder / "scores", {id: f"{score:.6f}" for id, score in scores.items()})
             write_json(folder / "decode.json", {
                 "key": key, "system": system.record(), "task": self.task.name, "split": self.split,
                 "data": str(self.data.path), "n": len(found), "seconds": round(seconds, 3),
                 "audio_seconds": round(audio, 3), "options": self.options.deciding(),
+                "settings": self.task.settings(),
                 "model": {"source": self.model.source, "fingerprint": self.model.fingerprint()}, **provenance(),
             })
 
@@ -196,7 +248,7 @@ class Parts:
             self.save()
 
     def save(self):
-        rows = [[h.id, h.text, h.scores] for h in self.unsaved]
+        rows = [[h.id, h.text, h.label, h.score] for h in self.unsaved]
         name = f"{self.prefix}-{os.getpid()}-{time.time_ns()}.json"
         write_json(self.folder / name, {"seconds": time.monotonic() - self.since, "rows": rows})
         self.unsaved, self.since = [], time.monotonic()

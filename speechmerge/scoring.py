@@ -5,7 +5,7 @@
 
 A set is a folder name below exp/decode/<split>/<system>/: mostly the task's name; where one task is scored on several
 data directories (languages), one set each. Two readings: "generation" (what the model wrote) and "labels" (the label
-with the highest mean token log-probability; for verification the trial scores).
+with the highest mean token log-probability; for verification the trial scores, alone where they are cosines).
 """
 import logging
 from dataclasses import dataclass, field
@@ -75,17 +75,19 @@ class ReferenceCache:
     def __init__(self, normaliser: str = "basic"):
         self.normaliser, self.found = normaliser, {}
 
-    def get(self, task_name: str, data_dir: str) -> References:
-        if (task_name, data_dir) not in self.found:
-            task = get_task(task_name)
+    def get(self, task_name: str, data_dir: str, settings: dict | None = None) -> References:
+        """`settings`: of the task, as decode.json keeps them."""
+        key = task_name, data_dir, str(settings)
+        if key not in self.found:
+            task = get_task(task_name).configure(**settings or {})
             if task.kind == "transcription":
                 task.normaliser = self.normaliser
             data = DataDir.read(data_dir)
             examples = task.examples(data)
-            self.found[task_name, data_dir] = References(
+            self.found[key] = References(
                 task, {e.id: e.target for e in examples}, task.labels(data),
                 {e.id: e.speaker for e in examples if e.speaker}, {e.id: e.language for e in examples if e.language})
-        return self.found[task_name, data_dir]
+        return self.found[key]
 
 
 def read_hypotheses(path) -> dict[str, str]:
@@ -125,8 +127,8 @@ def score_reading(references: References, hyps, scores, options: Options) -> tup
     task, targets, speakers = references.task, references.targets, references.speakers
     found = task.score(targets, hyps, speakers=speakers, languages=references.languages, scores=scores,
                        labels=references.labels)
-    replicates, unit = task.replicates(targets, hyps, speakers=speakers, scores=scores, repetitions=options.repetitions,
-                                       seed=options.seed)
+    replicates, unit = task.replicates(targets, hyps, speakers=speakers, languages=references.languages, scores=scores,
+                                       repetitions=options.repetitions, seed=options.seed)
     return {**found, "ci": bootstrap.interval(replicates), "ci_unit": unit}, replicates
 
 
@@ -135,14 +137,15 @@ def score_decoded(folder, options=Options(), cache: ReferenceCache | None = None
     folder = Path(folder)
     decoded = Decoded(folder, read_json(folder / "decode.json"))
     data = str(Path(options.data) / decoded.set / folder.parent.parent.name) if options.data else decoded.record["data"]
-    references = (cache or ReferenceCache(options.normaliser)).get(decoded.record["task"], data)
+    settings = decoded.record.get("settings")
+    references = (cache or ReferenceCache(options.normaliser)).get(decoded.record["task"], data, settings)
     readings = {reading: None for reading in READINGS}
     try:
         for reading, (hyps, scores) in read_readings(folder).items():
             readings[reading], decoded.replicates[reading] = score_reading(references, hyps, scores, options)
     except SpeechMergeError as error:
         raise SpeechMergeError(f"{folder}: {error}") from error
-    if missing := readings["generation"]["n_missing"]:
+    if missing := (readings["generation"] or readings["labels"])["n_missing"]:
         log.warning("%s: %d of %d hypotheses are missing and count as errors", folder, missing, len(references.targets))
     task = references.task
     decoded.score = {"task": task.name, "set": decoded.set, "data": data, "key": decoded.record["key"],
@@ -154,6 +157,8 @@ def score_decoded(folder, options=Options(), cache: ReferenceCache | None = None
 
 def read_readings(folder: Path) -> dict[str, tuple[dict, dict | None]]:
     """{reading: (hypotheses, verification scores or None)} of what a decode folder holds."""
+    if (folder / "scores").is_file() and not (folder / "hyp").is_file() and not (folder / "hyp_labels").is_file():
+        return {"labels": ({}, read_scores(folder / "scores"))}  # cosines: nothing was written
     found = {"generation": (read_hypotheses(folder / "hyp"), None)}
     if (folder / "hyp_labels").is_file():
         scores = read_scores(folder / "scores") if (folder / "scores").is_file() else None

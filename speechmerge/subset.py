@@ -44,13 +44,12 @@ def part(data: DataDir, task, ids: set[str], folder: Path) -> DataDir:
 
 
 def choose(task, examples, limit: int | None, settings: dict) -> set[str]:
-    """The ids of the chosen examples. Stratified: by label; transcriptions, which have none, by language."""
+    """The ids of the chosen examples. Stratified: by label; tasks without labels as they say, mostly by language."""
     if limit is None or len(examples) <= limit:
         return {example.id for example in examples}
     groups = defaultdict(list)
     for example in examples:
-        stratum = example.language if task.kind == "transcription" else example.target
-        groups[stratum if settings["stratified"] else None].append(example.id)
+        groups[task.stratum(example) if settings["stratified"] else None].append(example.id)
     sizes = shares([len(group) for group in groups.values()], limit)
     ordered = [sorted(group, key=order(settings)) for group in groups.values()]
     return {id for group, size in zip(ordered, sizes) for id in group[:size]}

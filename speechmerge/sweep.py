@@ -19,7 +19,7 @@ from speechmerge.merge.run import prepare
 from speechmerge.merge.save import save
 from speechmerge.merge.tag import task_combo
 from speechmerge.metrics.interference import rank
-from speechmerge.models.options import CONTEXT_OPTIONS, model_from
+from speechmerge.models.options import CONTEXT_OPTIONS, TASK_OPTIONS, configured, model_from
 from speechmerge.provenance import provenance
 from speechmerge.search import searcher, warm_points, worst
 from speechmerge.subset import write_subsets
@@ -92,7 +92,8 @@ class Sweep:
         model = [str(args.model), args.dtype, *(getattr(args, option) for option in CONTEXT_OPTIONS.values())]
         decided = [spec.method, spec.merge_mode, spec.method_params, spec.transforms, spec.lambda_policy, search]
         scored = [spec.split, spec.eval_subset, spec.constraint_nonnegative, args.reading, list(self.sets), data]
-        return fingerprint([decided, scored, contents, Options.of(args).deciding(), model])
+        told = {name: getattr(args, name) for name in TASK_OPTIONS if getattr(args, name, None) is not None}
+        return fingerprint([decided, scored, contents, Options.of(args).deciding(), model, *([told] if told else [])])
 
     def search(self, path: Path, summary: dict):
         evaluation = self.evaluation()
@@ -109,7 +110,9 @@ class Sweep:
         args, data, split, subset = self.args, self.args.data, self.spec.split, self.spec.eval_subset
         if subset and subset["enabled"]:
             data, split = write_subsets(data, split, self.sets, subset, args.exp_dir)
-        model = model_from(args, training_records([system for _, system in self.systems], args.exp_dir))
+        records = training_records([system for _, system in self.systems], args.exp_dir)
+        model = model_from(args, records)
+        configured(self.sets.values(), records, args)
         return Evaluation(model, self.sets, data, split, args.exp_dir, Options.of(args))
 
     def score(self, values: dict, evaluation: Evaluation, references) -> dict:

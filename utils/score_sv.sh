@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# EER and minDCF of TRIALS (`trial enrol test target|nontarget`) and SCORES (`trial number`); a table on stdout.
+# EER, minDCF of TRIALS (`trial enrol test target|nontarget` or `1|0 enrol test`) and SCORES (`trial number`); a table on stdout.
 # usage: utils/score_sv.sh TRIALS SCORES
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/path.sh"

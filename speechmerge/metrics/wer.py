@@ -4,8 +4,12 @@
 
 Empty references count: their insertions are errors, their zero words are in the denominator. Rates are never averaged
 over utterances.
+
+Normalisers: none; basic (all scripts); english (Whisper's); indic (as the Vistaar benchmark scores, by language).
 """
 import functools
+import re
+import string
 import unicodedata
 import warnings
 from dataclasses import dataclass
@@ -17,6 +21,8 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
 
 APOSTROPHES = "'\u2019\u02bc"
+INDIC_DELETED = str.maketrans("", "", string.punctuation + "\u0964\u06d4'-\u0965")  # both dandas and the Urdu full stop
+EMPTY = "<empty>"  # what an empty reference becomes under `indic`: one word
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class ErrorRates:
     """Aligned pairs of normalised texts. Alignments are made when they are first asked for."""
     references: list[str]
     hypotheses: list[str]
+    empty_references: int = 0  # once normalised
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
@@ -63,14 +70,16 @@ def rate(counts: np.ndarray) -> float:
     return float(counts[:, 1:].sum() / tokens)
 
 
-def error_rates(references: list[str], hypotheses: list[str], normaliser: str = "basic") -> ErrorRates:
-    """Pairs, normalised on both sides, ready to be counted."""
+def error_rates(references: list[str], hypotheses: list[str], normaliser: str = "basic",
+                languages: list[str | None] | None = None) -> ErrorRates:
+    """Pairs, normalised on both sides, ready to be counted. `languages`: of each pair, which only `indic` asks for."""
     if len(references) != len(hypotheses):
         raise SpeechMergeError(f"error rate: {len(references)} references but {len(hypotheses)} hypotheses")
     warn_if_marks_are_lost(normaliser, references)
-    normalise = normaliser_by_name(normaliser)
-    return ErrorRates([" ".join(normalise(text).split()) for text in references],
-                      [" ".join(normalise(text).split()) for text in hypotheses])
+    each = [normaliser_by_name(normaliser, language) for language in languages or [None] * len(references)]
+    refs, hyps = ([normalise(text) for normalise, text in zip(each, texts)] for texts in (references, hypotheses))
+    empty = sum(not text for text in refs)
+    return ErrorRates([text or EMPTY for text in refs] if normaliser == "indic" else refs, hyps, empty)
 
 
 def alignment_counts(process, references, hypotheses) -> np.ndarray:
@@ -87,7 +96,7 @@ def alignment_counts(process, references, hypotheses) -> np.ndarray:
 
 def none(text: str) -> str:
     """Only white space is unified."""
-    return text
+    return " ".join(text.split())
 
 
 def basic(text: str) -> str:
@@ -106,7 +115,7 @@ def basic(text: str) -> str:
 
 def english(text: str) -> str:
     """Whisper's English normaliser (numbers, contractions, fillers) without its table of British spellings."""
-    return english_normaliser()(text)
+    return " ".join(english_normaliser()(text).split())
 
 
 @functools.lru_cache(maxsize=1)
@@ -115,19 +124,40 @@ def english_normaliser():
     return EnglishTextNormalizer({})
 
 
-NORMALISERS = {"none": none, "basic": basic, "english": english}
+def indic(text: str, language: str | None) -> str:
+    """Vistaar's (Bhogale et al. 2023): ASCII punctuation and dandas deleted, not replaced by a space; spellings unified by
+    the Indic NLP library except for Urdu; runs of spaces made one. Case stays.
+    """
+    if not language:
+        raise SpeechMergeError("normaliser indic: an utterance without a language; it is normalised by language, so give "
+                               "utt2lang (or --lang for plain files)")
+    text = text.translate(INDIC_DELETED)
+    return re.sub(" +", " ", text if language == "ur" else indic_normaliser(language).normalize(text)).strip()
 
 
-def normaliser_by_name(name: str):
+@functools.lru_cache(maxsize=None)
+def indic_normaliser(language: str):
+    try:
+        from indicnlp.normalize.indic_normalize import IndicNormalizerFactory
+    except ImportError as error:
+        raise SpeechMergeError("normaliser indic: needs the Indic NLP library; run `pip install indic-nlp-library`") from error
+    return IndicNormalizerFactory().get_normalizer(language)
+
+
+NORMALISERS = {"none": none, "basic": basic, "english": english, "indic": indic}
+
+
+def normaliser_by_name(name: str, language: str | None = None):
+    """The function text -> text; `language` for those that depend on it."""
     if name not in NORMALISERS:
         raise UsageError(f"unknown normaliser {name!r}; {nearest(name, NORMALISERS)}")
-    return NORMALISERS[name]
+    return functools.partial(indic, language=language) if name == "indic" else NORMALISERS[name]
 
 
 def warn_if_marks_are_lost(name: str, references: list[str]):
     """Combining marks (Indic vowel signs) that a normaliser deletes make wrong words right: say so once."""
     normalise = normaliser_by_name(name)
-    if name == "none":
+    if name in ("none", "indic"):  # the Indic NLP library joins and unifies marks on purpose
         return
     for text in references:
         before = marks(text)

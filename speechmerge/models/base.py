@@ -87,6 +87,14 @@ class SpeechModel:
         """Frames that an utterance of this duration has in a batch; decoding batches those of equal frames only."""
         raise NotImplementedError
 
+    def prefix_length(self, example, task) -> int:
+        """Tokens before the answer; decoding batches utterances of equal length only."""
+        return 0
+
+    def writes(self, text: str) -> bool:
+        """Has the tokenizer tokens for all of this text?"""
+        return True
+
     def fits(self, example, task) -> str | None:
         """Why this example cannot be trained on (None: it can)."""
         return None
@@ -97,6 +105,10 @@ class SpeechModel:
 
     def loss(self, outputs, labels, num_items_in_batch=None):
         """Mean cross-entropy per target token; with `num_items_in_batch` the sum divided by it (accumulation)."""
+        raise NotImplementedError
+
+    def embed(self, batch: dict):
+        """Tensor (batch, d) on the CPU, float32: the encoder's last states, their mean over what holds sound."""
         raise NotImplementedError
 
     def generate(self, batch: dict, task, num_beams: int = 1) -> list[str]:

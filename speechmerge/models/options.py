@@ -3,6 +3,7 @@ from speechmerge.errors import UsageError
 from speechmerge.models.base import CONTEXTS, DTYPES, Context, load_model
 
 CONTEXT_OPTIONS = {"kind": "audio_context", "min": "audio_context_min", "step": "audio_context_step"}
+TASK_OPTIONS = ("prompt", "target_format", "verification")
 DEFAULTS = {"kind": Context().kind, "min": Context().minimum, "step": Context().step}
 
 
@@ -30,6 +31,25 @@ def model_from(args, records=()):
         found = given if given is not None else agreed(f"--{option.replace('_', '-')}", [context[key] for context in contexts])
         chosen[key] = DEFAULTS[key] if found is None else found
     return load_model(source, args.device, args.dtype, chosen["kind"], chosen["min"], chosen["step"])
+
+
+def configured(tasks, records, args) -> list:
+    """The tasks with the options that were given on the command line, else as the adapters of that task were trained.
+
+    `args` may lack the options. Raises UsageError where adapters of one task disagree.
+    """
+    tasks = list(tasks)
+    for name in TASK_OPTIONS:
+        if getattr(args, name, None) is not None and not any(name in task.configurable for task in tasks):
+            raise UsageError(f"--{name.replace('_', '-')}: none of the tasks {', '.join(task.name for task in tasks)} has it")
+    for task in tasks:
+        own = [record.get("settings", {}) for record in records if record.get("task") == task.name]
+        for name in task.configurable:
+            given = getattr(args, name, None)
+            option = f"--{name.replace('_', '-')}"
+            trained = agreed(option, [settings.get(name) for settings in own]) if given is None else given
+            task.configure(**{name: trained})
+    return tasks
 
 
 def agreed(option: str, values):

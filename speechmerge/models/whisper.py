@@ -1,10 +1,13 @@
 """Whisper and everything of its architecture: the published sizes, the mini base, converted checkpoints.
 
 The decoder starts with `<|startoftranscript|> <|LANGUAGE|> <|TASK|> <|notimestamps|>`. A tokenizer that has a token for
-the task (the mini base: `<|kws|>`) says it with that; the published Whisper is told a label task by a text prompt
-before the start (`<|startofprev|> prompt`), the way openai/whisper passes `initial_prompt`.
+the task (the mini base: `<|kws|>`) says it with that; the published Whisper is told other tasks than transcription by a
+text prompt before the start (`<|startofprev|> prompt`), the way openai/whisper passes `initial_prompt`. A tokenizer
+without `<|startofprev|>` gets the bare prompt there, if the task cannot do without.
 """
 import copy
+import functools
+import logging
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel, require_files
 from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
 
+log = logging.getLogger(__name__)
 IGNORED = -100  # label of positions without loss
 CACHE_BYTES = 1 << 28  # decoder cache of one chunk of labels while they are scored
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -32,6 +36,7 @@ class Whisper(SpeechModel):
         self.vocabulary = tokenizer.get_vocab()
         self.full_seconds = self.mel.full * self.mel.hop / self.mel.rate
         self.max_positions = module.config.max_target_positions
+        self.cut_a_prompt = False
 
     @classmethod
     def load(cls, path, source, device, dtype, context: Context):
@@ -81,13 +86,20 @@ class Whisper(SpeechModel):
 
     # Text
 
-    def prefix(self, task, language: str | None) -> list[int]:
-        """Token ids before the answer; equally long for all utterances of a task."""
-        words = ["<|startoftranscript|>", self._language_token(task, language)]
+    def prefix(self, task, language: str | None, prompt: str | None = None, target_language: str | None = None) -> list[int]:
+        """Token ids before the answer; equally long for all utterances of a task unless they have prompts of their own."""
         own = f"<|{task.name}|>" if task.kind != "transcription" else "<|transcribe|>"
-        prompt = [] if own in self.vocabulary else self._prompt(task)
-        words += [own if own in self.vocabulary else "<|transcribe|>", "<|notimestamps|>"]
-        return prompt + [self.vocabulary[word] for word in words if word in self.vocabulary]
+        spoken, told = self._language_token(task, language), own if own in self.vocabulary else "<|transcribe|>"
+        if target_language:
+            spoken, told = self._translation_tokens(spoken, target_language)
+        words = ["<|startoftranscript|>", spoken, told, "<|notimestamps|>"]
+        return self._prompt(task, prompt) + [self.vocabulary[word] for word in words if word in self.vocabulary]
+
+    def prefix_of(self, example, task) -> list[int]:
+        return self.prefix(task, example.language, example.prompt, example.target_language)
+
+    def prefix_length(self, example, task):
+        return len(self.prefix_of(example, task))
 
     def _language_token(self, task, language) -> str:
         token = f"<|{language}|>"
@@ -95,24 +107,58 @@ class Whisper(SpeechModel):
             return token
         return "<|und|>" if "<|und|>" in self.vocabulary else "<|en|>"
 
-    def _prompt(self, task) -> list[int]:
-        text = getattr(task, "prompt", None)
-        if task.kind == "transcription" or not text or "<|startofprev|>" not in self.vocabulary:
+    def _translation_tokens(self, spoken: str, target: str) -> tuple[str, str]:
+        """Whisper translates to English by a token of its own; other languages are asked for as if they were spoken."""
+        if target == "en" and "<|translate|>" in self.vocabulary:
+            return spoken, "<|translate|>"
+        if f"<|{target}|>" not in self.vocabulary:
+            raise SpeechMergeError(f"{self.path}: no token for the target language {target!r}; Whisper's codes are such as "
+                                   "de, zh, sv; correct utt2target_lang")
+        return f"<|{target}|>", "<|transcribe|>"
+
+    def _prompt(self, task, prompt: str | None) -> list[int]:
+        """At most half the decoder, cut from the left as openai/whisper does. The default prompt of a task that has a
+        token of its own, or that this tokenizer has no place for, is left out."""
+        if not prompt:
             return []
-        return [self.vocabulary["<|startofprev|>"], *self.text_ids(" " + text.strip())]
+        told, marker = f"<|{task.name}|>" in self.vocabulary, self.vocabulary.get("<|startofprev|>")
+        if (told or marker is None) and not task.asks and task.prompt == type(task).prompt:
+            return []
+        ids, most = self.text_ids(" " + self.writable(prompt.strip())), self.max_positions // 2 - 1
+        if len(ids) > most and not self.cut_a_prompt:
+            log.warning("a prompt has %d tokens, the decoder takes the last %d: %r", len(ids), most, prompt[:60])
+            self.cut_a_prompt = True  # said once
+        return [*([] if marker is None else [marker]), *ids[-most:]]
 
     def text_ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
+    def writes(self, text):
+        return self._has_token(text)
+
+    def _has_token(self, text: str) -> bool:
+        return "<unk>" not in self.vocabulary or self.vocabulary["<unk>"] not in self.text_ids(text)
+
+    def writable(self, text: str) -> str:
+        """What a small tokenizer has no token for is written in lower case, or left out as a space; Whisper's has all."""
+        if self._has_token(text):
+            return text
+        kept = (next((c for c in (char, char.lower()) if c.isspace() or self._character(c)), " ") for char in text)
+        return " ".join("".join(kept).split())
+
+    @functools.cached_property
+    def _character(self):
+        return functools.lru_cache(maxsize=None)(self._has_token)
+
     def target_ids(self, text: str) -> list[int]:
         """With the leading space of Whisper's pre-training: without it the base's loss is half as high again."""
-        return self.text_ids(" " + text.strip()) + [self.tokenizer.eos_token_id]
+        return self.text_ids(" " + self.writable(text.strip())) + [self.tokenizer.eos_token_id]
 
     def fits(self, example, task):
-        length = len(self.prefix(task, example.language)) + len(self.target_ids(example.target)) - 1
+        length = self.prefix_length(example, task) + len(self.target_ids(task.written(example.target))) - 1
         if length > self.max_positions:
             return f"prefix and text are {length} tokens, the decoder holds {self.max_positions}"
-        if task.kind == "transcription" and self.seconds(example) > self.full_seconds:
+        if task.hears_all and self.seconds(example) > self.full_seconds:
             return f"the audio is {self.seconds(example):.1f} s long, the encoder holds {self.full_seconds:g} s"
         return None
 
@@ -122,10 +168,11 @@ class Whisper(SpeechModel):
         frames = frames or max(self.context_frames(item.seconds) for item in items)
         features = torch.stack([self.mel.pad(item.features, frames) for item in items])
         batch = {"input_features": features.to(self.dtype)}
-        prefixes = [self.prefix(task, item.example.language) for item in items]
+        prefixes = [self.prefix_of(item.example, task) for item in items]
         if not training:
-            return {**batch, "decoder_input_ids": torch.tensor(prefixes)}
-        rows = [prefix + self.target_ids(item.example.target) for prefix, item in zip(prefixes, items)]
+            positions = [-(-min(item.features.shape[-1], frames) // 2) for item in items]
+            return {**batch, "decoder_input_ids": torch.tensor(prefixes), "positions": torch.tensor(positions)}
+        rows = [prefix + self.target_ids(task.written(item.example.target)) for prefix, item in zip(prefixes, items)]
         width = max(map(len, rows)) - 1
         inputs = torch.full((len(rows), width), self.tokenizer.pad_token_id)
         labels = torch.full((len(rows), width), IGNORED)
@@ -150,6 +197,13 @@ class Whisper(SpeechModel):
         return batch["encoder_outputs"]
 
     @torch.inference_mode()
+    def embed(self, batch):
+        states = self.encode(batch)[0].float()
+        positions = batch["positions"].to(states.device)[:, None]
+        heard = torch.arange(states.shape[1], device=states.device) < positions
+        return ((states * heard[..., None]).sum(1) / positions).cpu()
+
+    @torch.inference_mode()
     def generate(self, batch, task, num_beams=1):
         """Texts by greedy or beam search, without the language and timestamp logic of Whisper's own generate()."""
         from transformers import GenerationMixin
@@ -160,12 +214,18 @@ class Whisper(SpeechModel):
         config = copy.deepcopy(self.core.generation_config)  # keeps the tokens that this model must not write
         config.max_length, config.max_new_tokens = min(prefix.shape[1] + task.max_new_tokens, self.max_positions), None
         config.num_beams, config.do_sample, config.use_cache = num_beams, False, True
+        if task.free_symbols and config.suppress_tokens:
+            config.suppress_tokens = [id for id in config.suppress_tokens if id in self._special_ids] or None
         ids = GenerationMixin.generate(
             self.core, generation_config=config, encoder_outputs=encoded, decoder_input_ids=prefix,
             attention_mask=torch.ones(encoded[0].shape[:2], device=self.device),
         )
         answers = ids[:, prefix.shape[1] :].tolist()
         return [self.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+
+    @functools.cached_property
+    def _special_ids(self) -> set[int]:
+        return {id for token, id in self.vocabulary.items() if token.startswith("<|") and token.endswith("|>")}
 
     @torch.inference_mode()
     def score_labels(self, batch, labels):

@@ -47,8 +47,10 @@ def gather_examples(results: Results, dev: Results | None, data, count: int,
     """Examples of every task and how many utterances had no room for their audio. `room`: bytes."""
     best = choose_merge(results, dev)
     examples, left_out = [], 0
-    for i, task in enumerate(results.tasks if count > 0 else []):
-        audio = Audio(room // (len(results.tasks) - i))  # what one task leaves over is shared by the others
+    written = {task for _, task in results.cells["generation"]}  # trials scored by cosine alone have nothing to show
+    tasks = [task for task in results.tasks if count > 0 and task.name in written]
+    for i, task in enumerate(tasks):
+        audio = Audio(room // (len(tasks) - i))  # what one task leaves over is shared by the others
         data_dir = task.data if Path(task.data).is_dir() else Path(data) / task.name / results.split
         examples.append(task_examples(results, task, data_dir, best and best.system, count, audio))
         room -= audio.used

@@ -84,12 +84,13 @@ def align(reference: str, hypothesis: str, normalise) -> tuple[tuple[Segment, ..
     return tuple(segments), errors
 
 
-def judge(task, reference: str, hypothesis: str, labels) -> tuple[tuple[Segment, ...], int]:
-    """Marked hypothesis and its errors, as the task reads it. `labels`: the label set, None for transcription."""
+def judge(task, reference: str, hypothesis: str, labels, language=None) -> tuple[tuple[Segment, ...], int]:
+    """Marked hypothesis and its errors, as the task reads it. `labels`: the label set, None for answers in free text."""
     from speechmerge.metrics.wer import normaliser_by_name
 
-    if task.kind == "transcription":
-        return align(reference, hypothesis, normaliser_by_name(task.normaliser))
+    if labels is None:
+        normaliser = getattr(task, "normaliser", "basic")
+        return align(task.written(reference), hypothesis, normaliser_by_name(normaliser, language))
     read = task.parse(hypothesis)
     if read not in {task.parse(label) for label in labels}:
         return (Segment("none", hypothesis or "(nothing)", "read as no label"),), 1
@@ -151,7 +152,8 @@ def task_examples(
     from speechmerge.tasks import get_task
 
     task, data = get_task(info.task), DataDir.read(data_dir)
-    task.normaliser = results.record.get("normaliser", "basic")
+    if task.kind == "transcription":
+        task.normaliser = results.record.get("normaliser", "basic")
     labels, examples = task.labels(data), {example.id: example for example in task.examples(data)}
     systems = [system for system in results.systems if results.cell("generation", system.name, info.name)]
     base = next((system for system in systems if system.kind == "base"), None)
@@ -167,16 +169,16 @@ def task_examples(
 
     groups = {id_: group_of(errors(base, id_), errors(single, id_), errors(merge, id_)) for id_ in examples}
     shown = tuple(
-        _show(examples[id_], groups[id_], [lines[system][id_] for system in order], audio)
+        _show(examples[id_], task.written(examples[id_].target), groups[id_], [lines[system][id_] for system in order], audio)
         for id_ in pick(groups, count)
     )
     counts = {name: sum(group == name for group in groups.values()) for name in GROUPS}
     return TaskExamples(info.name, counts, merge.label, shown)
 
 
-def _show(example, group: str, lines: list[Line], audio: Audio) -> Shown:
+def _show(example, reference: str, group: str, lines: list[Line], audio: Audio) -> Shown:
     uris = tuple(uri for path in example.audio if (uri := audio.uri(path)))
-    return Shown(example.id, group, example.target, example.language, uris, tuple(lines))
+    return Shown(example.id, group, reference, example.language, uris, tuple(lines))
 
 
 def _lines(folder, system: System, task, examples: dict, labels) -> dict[str, Line]:
@@ -187,9 +189,9 @@ def _lines(folder, system: System, task, examples: dict, labels) -> dict[str, Li
         raise SpeechMergeError(f"{folder / 'hyp'}: {unknown[0]!r} is not in the data ({len(unknown)} such ids); "
                                "run speechmerge decode, then speechmerge score")
 
-    def line(id_, target):
+    def line(id_, example):
         label = scored.get(id_)
-        right = label is not None and task.parse(label) == task.parse(target)
-        return Line(system, *judge(task, target, hyps.get(id_, ""), labels), label, right)
+        right = label is not None and task.parse(label) == task.parse(example.target)
+        return Line(system, *judge(task, example.target, hyps.get(id_, ""), labels, example.language), label, right)
 
-    return {id_: line(id_, example.target) for id_, example in examples.items()}
+    return {id_: line(id_, example) for id_, example in examples.items()}

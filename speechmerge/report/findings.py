@@ -40,7 +40,7 @@ def worst_task(results: Results, best: Summary) -> Finding:
     systems = {"base": next(iter(results.of_kind("base")), None), "single adapter": results.adapter_of(task.name),
                "merge": best.system}
     cells = {name: results.cell("generation", system.name, task.name) for name, system in systems.items() if system}
-    shown = ", ".join(f"{name} {percent(cell.value)}" for name, cell in cells.items() if cell)
+    shown = ", ".join(f"{name} {cell.text}" for name, cell in cells.items() if cell)
     harmed = f"Worse than the base on: {', '.join(best.harmed)}." if best.harmed else "None is worse than the base."
     text = f"{task.label}: {shown}; interference_delta {signed(best.worst)}. {harmed}{elsewhere(results, best)}"
     return Finding(task.name, "is the task that this merge costs most", text)

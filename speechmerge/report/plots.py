@@ -83,7 +83,7 @@ def draw_box(axes, row: int, column: int, cell, framed: bool):
     side = 1 - 2 * inset
     axes.add_patch(Rectangle((column - side / 2, row - side / 2), side, side, facecolor=background,
                              zorder=3 if framed else 2, **line))
-    axes.text(column, row, percent(cell.value), ha="center", va="center", fontsize=9, zorder=4,
+    axes.text(column, row, cell.text, ha="center", va="center", fontsize=9, zorder=4,
               color=colours.text_colour(background), weight="bold" if framed else "normal")
 
 
@@ -96,7 +96,7 @@ def bars(results: Results, task: TaskInfo) -> Plot:
         written, labelled = (results.cell(reading, system.name, task.name) for reading in READINGS)
         if written:
             axes.barh(place, 100 * written.value, color=bar_colour(system, task.name), height=0.72, zorder=2)
-            alt.append(f"{system.label} {percent(written.value)}")
+            alt.append(f"{system.label} {written.text}")
             if written.ci:
                 axes.plot([100 * end for end in written.ci], [place] * 2, color=colours.INK, linewidth=1.3, zorder=3)
         if labelled:
@@ -105,7 +105,7 @@ def bars(results: Results, task: TaskInfo) -> Plot:
             if cell:
                 rows.append([system.name, system.kind, reading, cell.value, *(cell.ci or (None, None)), task.n])
     name_rows(axes, [system.label for system in systems])
-    axes.set_xlabel(f"{task.label} in %, n = {task.n}", fontsize=9)
+    axes.set_xlabel(f"{task.label} in {task.unit}, n = {task.n}", fontsize=9)
     draw_legend(figure, any(row[2] == "labels" for row in rows))
     better = "higher is better" if task.higher_is_better else "lower is better"
     return Plot(f"bars_{slug(task.name)}", f"{task.name}: {task.metric_name}, {better}; lines are 95 % intervals",

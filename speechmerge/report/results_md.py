@@ -50,7 +50,7 @@ def cells(results: Results, reading: str, show) -> str:
 
 def value_text(cell: Cell) -> str:
     """The value with its 95 % interval in brackets."""
-    return percent(cell.value) + (f" [{100 * cell.ci[0]:.1f}, {100 * cell.ci[1]:.1f}]" if cell.ci else "")
+    return cell.text + (f" [{100 * cell.ci[0]:.1f}, {100 * cell.ci[1]:.1f}]" if cell.ci else "")
 
 
 def delta_text(cell: Cell) -> str:

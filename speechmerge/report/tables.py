@@ -3,7 +3,7 @@
 A cell is one system on one task under one reading. What counts as a task here is a set of the scores: a task's name,
 or, where one task is scored on several data directories (languages), the name of one of these. Two readings:
 "generation" (what the model wrote) and "labels" (the label with the highest mean token log-probability). Values are
-fractions; only what prints them makes percent of them.
+fractions; only what prints them makes percent of them (of BLEU: points).
 """
 
 from dataclasses import dataclass, field
@@ -12,10 +12,11 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
 from speechmerge.metrics.interference import NO_GAIN
-from speechmerge.report.wording import short_names
+from speechmerge.report.wording import POINTS, short_names, shown
 
 READINGS = {"generation": "free generation", "labels": "label scoring"}
-ABBREVIATIONS = ("wer", "cer", "eer", "uar")
+NAMES = {"wer": "WER", "cer": "CER", "eer": "EER", "uar": "UAR", "bleu": "BLEU", "chrf": "chrF", "f1": "F1",
+         "slu_f1": "SLU-F1"}
 REASONS = {NO_GAIN: "the single adapter gains no more than noise over the base"}
 
 
@@ -26,6 +27,11 @@ class Cell:
     ci: tuple[float, float] | None
     delta_entry: dict
     details: dict
+
+    @property
+    def text(self) -> str:
+        """The value in its unit."""
+        return shown(self.value, self.details.get("metric", ""))
 
     @property
     def delta(self) -> float | None:
@@ -75,8 +81,12 @@ class TaskInfo:
         return f"{self.metric_name} {'↑' if self.higher_is_better else '↓'}"
 
     @property
+    def unit(self) -> str:
+        return "points" if self.metric in POINTS else "%"
+
+    @property
     def metric_name(self) -> str:
-        return self.metric.upper() if self.metric in ABBREVIATIONS else self.metric
+        return NAMES.get(self.metric, self.metric)
 
 
 @dataclass

@@ -1,10 +1,17 @@
 """How numbers and systems are written in tables, plots and sentences."""
 from collections import Counter, defaultdict
 
+POINTS = ("bleu", "chrf")  # stored as fractions like all metrics, but written from 0 to 100 without a percent sign
+
 
 def percent(value: float | None, digits: int = 1) -> str:
     """0.1234 -> '12.3 %'. Minus is the sign, not the hyphen."""
     return "n/a" if value is None else f"{100 * value:.{digits}f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def shown(value: float, metric: str) -> str:
+    """A task's score: '12.3 %', or '23.4' points where the metric is one of POINTS."""
+    return percent(value)[:-2] if metric in POINTS else percent(value)
 
 
 def signed(value: float | None) -> str:

@@ -28,6 +28,17 @@ def add_decode_arguments(parser):
     parser.add_argument("--num-beams", type=int, default=1, help="beam width; 1: greedy")
     parser.add_argument("--batch-size", type=int, default=32, help="utterances decoded together; changes no result")
     parser.add_argument("--label-scoring", type=boolean, default=True, help="also score every label of label tasks")
+    parser.add_argument("--verification", choices=["answers", "cosine"],
+                        help="speaker_ver: yes/no answers (default), or the cosine of the encoder's mean states")
+    add_task_arguments(parser)
+
+
+def add_task_arguments(parser):
+    """What training and decoding of a task must agree in; decoding takes it from the adapters unless it is given."""
+    parser.add_argument("--prompt", help="text that the model is given, with the fields {labels} {transcript} {question} "
+                        "{language}; default: the task's (speechmerge list tasks)")
+    parser.add_argument("--target-format", choices=["json", "linear", "plain"],
+                        help="slu: how frames are written; default: the first of these that the model has tokens for")
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -43,13 +54,15 @@ def run(args):
 
     from speechmerge.decode import Decoder, Options
     from speechmerge.data.directory import DataDir
-    from speechmerge.models.options import model_from
+    from speechmerge.models.options import configured, model_from
     from speechmerge.systems import find_systems, task_of, training_records
 
     systems = find_systems(args.systems, args.exp_dir)
     tasks = {name: task_of(name, args.task, args.exp_dir) for name in args.tasks}
     data = {name: DataDir.read(Path(args.data) / name / args.split) for name in tasks}
-    model, options, counts = model_from(args, training_records(systems, args.exp_dir)), Options.of(args), Counter()
+    records = training_records(systems, args.exp_dir)
+    model, options, counts = model_from(args, records), Options.of(args), Counter()
+    configured(tasks.values(), records, args)
     mine, batches = shares(len(tasks) * len(systems), args.shard)
     for place, (name, task) in enumerate(tasks.items()):
         decoder = Decoder(model, task, data[name], args.split, args.exp_dir, options, batches, set_name=name)

@@ -23,7 +23,7 @@ def run(args):
 
     from speechmerge.data.directory import DataDir
     from speechmerge.decode import Decoder, Options
-    from speechmerge.models.options import model_from
+    from speechmerge.models.options import configured, model_from
     from speechmerge.scoring import score_decoded
     from speechmerge.stages.score_files import table
     from speechmerge.systems import find_systems, training_records
@@ -33,7 +33,9 @@ def run(args):
     data = DataDir.read(Path(args.data) / args.task / args.split if args.split else args.data)
     options = Options.of(args)
     split = args.split or data.path.name
-    model = model_from(args, training_records([system], args.exp_dir))
+    records = training_records([system], args.exp_dir)
+    model = model_from(args, records)
+    configured([task], records, args)
     decoder = Decoder(model, task, data, split, args.exp_dir, options, output_dir=args.output_dir)
     decoder.decode(system, args.force)
     score = score_decoded(decoder.folder(system)).score

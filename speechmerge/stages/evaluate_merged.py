@@ -82,12 +82,14 @@ def compare(system, args) -> dict:
     from speechmerge.decode import Options
     from speechmerge.evaluation import Evaluation, own_sets
     from speechmerge.merge.save import read_metadata
-    from speechmerge.models.options import model_from
+    from speechmerge.models.options import configured, model_from
     from speechmerge.systems import training_records
 
     adapters = read_metadata(system.path)["adapters"]
     sets = own_sets(adapters, args.exp_dir, args.eval_tasks)
-    model = model_from(args, training_records([system], args.exp_dir))
+    records = training_records([system], args.exp_dir)
+    model = model_from(args, records)
+    configured(sets.values(), records, args)
     evaluation = Evaluation(model, sets, args.data, args.split, args.exp_dir, Options.of(args))
     return evaluation.compare([*evaluation.references([adapter["path"] for adapter in adapters]), system], args.force)
 

@@ -21,9 +21,18 @@ def run(args):
     registry = getattr(importlib.import_module(module), name)
     for entry_name in registry.names():
         entry = registry.get(entry_name)
-        print(f"{entry_name:<22} {first_line(entry)}")
+        print(f"{entry_name:<22} {first_line(entry)}{facts(entry)}")
         for parameter in getattr(entry, "parameters", ()):
             print(f"{'':<24} {parameter}")
+
+
+def facts(entry) -> str:
+    """Of a task: its metric with the better direction, and the prompt that models without a token for it are given."""
+    if not hasattr(entry, "higher_is_better"):
+        return ""
+    better = "higher" if entry.higher_is_better else "lower"
+    prompt = f"; prompt: {entry.prompt!r}" if entry.prompt else ""
+    return f"\n{'':<24} metric {entry.metric}, {better} is better{prompt}"
 
 
 def first_line(entry) -> str:

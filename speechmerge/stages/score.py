@@ -2,6 +2,7 @@
 from speechmerge.options import CommaList, split_name
 
 HELP = "score decoded hypotheses and compute interference_delta"
+NORMALISERS = ("none", "basic", "english", "indic")
 
 
 def add_arguments(parser):
@@ -9,7 +10,7 @@ def add_arguments(parser):
     parser.add_argument("--exp-dir", default="exp", help="results are read from and written to this folder")
     parser.add_argument("--tasks", nargs="+", action=CommaList, help="only these tasks or sets (default: all)")
     parser.add_argument("--data", help="data directories, DATA/<task>/<split> (default: those that were decoded)")
-    parser.add_argument("--normaliser", choices=["none", "basic", "english"], default="basic", help="of transcripts")
+    parser.add_argument("--normaliser", choices=NORMALISERS, default="basic", help="of transcripts")
     parser.add_argument("--repetitions", type=int, default=1000, help="bootstrap repetitions of the intervals")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
 
@@ -29,7 +30,7 @@ def print_tables(results: dict):
     """By free generation and, where labels were scored, by label scoring."""
     for reading, title in (("generation", "free generation"), ("labels", "label scoring")):
         if any(scores[reading] is not None for entry in results["systems"] for scores in entry["scores"].values()):
-            print(f"\n{title}, split {results['split']}, %; worst: smallest interference_delta over its tasks")
+            print(f"\n{title}, split {results['split']}, % (BLEU: points); worst: smallest interference_delta over its tasks")
             print(score_table(results, reading))
 
 

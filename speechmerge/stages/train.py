@@ -1,6 +1,7 @@
 """speechmerge train --task kws --model egs/mini/base --data data/kws/train --dev data/kws/dev [--rank 8]"""
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import CommaList, boolean
+from speechmerge.stages.decode import add_task_arguments
 from speechmerge.train.options import DECAYS, PRECISIONS, TUNINGS, TrainOptions
 
 HELP = "fine-tune a base model on one task: exp/<task>/<name>/ with a LoRA adapter, or with a full model"
@@ -15,8 +16,10 @@ def add_arguments(parser):
     parser.add_argument("--name", help="of the adapter, for --adapters and --systems; default: the task")
     parser.add_argument("--output-dir", help="default: EXP_DIR/TASK/NAME")
     add_model_arguments(parser)
+    add_task_arguments(parser.add_argument_group("task"))
     add_lora_arguments(parser.add_argument_group("what is trained"))
     add_schedule_arguments(parser.add_argument_group("schedule"))
+    add_augmentation_arguments(parser.add_argument_group("augmentation, drawn anew in each epoch"))
     add_choice_arguments(parser.add_argument_group("choice of the checkpoint"))
     parser.add_argument("--report-to", nargs="*", action=CommaList, default=["tensorboard"], help="tensorboard, wandb")
     parser.add_argument("--keep-checkpoints", type=boolean, default=False, help="leave the last and the best")
@@ -38,6 +41,8 @@ def add_schedule_arguments(group):
     group.add_argument("--epochs", type=float, default=3.0, help="passes over the data")
     group.add_argument("--max-steps", type=int, default=-1, help="optimizer steps, instead of --epochs")
     group.add_argument("--batch-size", type=int, default=16, help="utterances per forward pass")
+    group.add_argument("--batch-seconds", type=float, default=0.0,
+                       help="seconds of padded audio per forward pass, instead of --batch-size; 0: not")
     group.add_argument("--accumulation", type=int, default=1, help="forward passes per optimizer step")
     group.add_argument("--learning-rate", type=float, default=1e-3, help="peak, of AdamW")
     group.add_argument("--warmup", type=float, default=0.1, help="share of all steps; from 1 on: number of steps")
@@ -49,6 +54,16 @@ def add_schedule_arguments(group):
     group.add_argument("--seed", type=int, default=0, help="of the adapter's start, the data order and the dropout")
     group.add_argument("--logging-steps", type=int, default=10, help="steps between two lines of the log")
     group.add_argument("--cache-mb", type=int, default=2048, help="memory for features that are kept between epochs")
+
+
+def add_augmentation_arguments(group):
+    group.add_argument("--speeds", nargs="*", action=CommaList, item=float, default=[],
+                       help="each utterance is played at one of these, such as 0.9 1.0 1.1")
+    group.add_argument("--time-masks", type=int, default=0, help="stretches of time that are masked (SpecAugment)")
+    group.add_argument("--time-mask-frames", type=int, default=100,
+                       help="the widest, in frames of the features; never more than a fifth of the utterance")
+    group.add_argument("--frequency-masks", type=int, default=0, help="bands of frequency that are masked")
+    group.add_argument("--frequency-mask-bins", type=int, default=27, help="the widest, in bins of the features")
 
 
 def add_choice_arguments(group):
@@ -66,7 +81,7 @@ def run(args):
 
     from speechmerge.data.directory import DataDir
     from speechmerge.errors import UsageError
-    from speechmerge.models.options import model_from
+    from speechmerge.models.options import configured, model_from
     from speechmerge.tasks import get_task
     from speechmerge.train.run import train
 
@@ -76,10 +91,10 @@ def run(args):
         if not find_spec(name):
             raise UsageError(f"--report-to {name}: not installed; run `pip install {name}`")
     chosen = {field.name: getattr(args, field.name) for field in fields(TrainOptions)}
-    options = TrainOptions(**{**chosen, "targets": tuple(args.targets)})
-    task, name = get_task(args.task), args.name or args.task
+    options = TrainOptions(**{**chosen, "targets": tuple(args.targets), "speeds": tuple(args.speeds)})
+    [task], name = configured([get_task(args.task)], [], args), args.name or args.task
     output_dir = Path(args.output_dir or Path(args.exp_dir) / args.task / name)
-    data, dev = DataDir.read(args.data), DataDir.read(args.dev) if args.dev else None
+    data, dev = DataDir.read(args.data, formatted=True), DataDir.read(args.dev, formatted=True) if args.dev else None
     record = train(model_from(args), task, data, dev, output_dir, options, name=name, exp_dir=args.exp_dir,
                    reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
     result = f"  dev {task.metric} {record['dev'][task.metric]:.4f}" if record["dev"] else ""

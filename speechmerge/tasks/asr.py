@@ -14,6 +14,7 @@ class ASR(Task):
     kind = "transcription"
     metric = "wer"
     higher_is_better = False
+    hears_all = True
     max_new_tokens = 96
 
     def __init__(self, normaliser: str = "basic"):
@@ -24,8 +25,11 @@ class ASR(Task):
         for id, utterance in sorted(data.utterances.items()):
             if utterance.text is None:
                 raise SpeechMergeError(f"{data.path / 'text'}: no transcript for utterance {id}; asr needs one")
-            found.append(single_example(utterance, utterance.text))
+            found.append(single_example(utterance, utterance.text, self.prompt_of(data, utterance)))
         return found
+
+    def stratum(self, example):
+        return example.language
 
     def parse(self, text: str) -> str | None:
         return " ".join(text.split())  # an empty transcript is an answer: nothing was said
@@ -33,19 +37,20 @@ class ASR(Task):
     def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
         self.check_ids(refs, hyps)
         ids = sorted(refs)
-        result = self.rates(ids, refs, hyps)
+        result = self.rates(ids, refs, hyps, languages)
         hits, substitutions, deletions, insertions = (int(total) for total in result.counts.sum(axis=0))
         return {
             "value": result.wer, "metric": self.metric, "n": len(ids), "n_missing": len(refs.keys() - hyps.keys()),
             "n_unparsed": 0, "wer": result.wer, "cer": result.cer, "normaliser": self.normaliser,
             "words": int(result.words.sum()), "hits": hits, "substitutions": substitutions, "deletions": deletions,
-            "insertions": insertions, "empty_references": int((result.words == 0).sum()),
+            "insertions": insertions, "empty_references": result.empty_references,
             "per_language": self.per_group(ids, result, languages),
             "per_speaker": self.per_group(ids, result, speakers),
         }
 
-    def rates(self, ids, refs, hyps):
-        return error_rates([refs[id] for id in ids], [hyps.get(id, "") for id in ids], self.normaliser)
+    def rates(self, ids, refs, hyps, languages=None):
+        by_utterance = [(languages or {}).get(id) for id in ids]
+        return error_rates([refs[id] for id in ids], [hyps.get(id, "") for id in ids], self.normaliser, by_utterance)
 
     @staticmethod
     def per_group(ids, result, groups) -> dict[str, float]:
@@ -56,6 +61,6 @@ class ASR(Task):
                 rows.setdefault(groups[id], []).append(i)
         return {group: rate(result.counts[own]) for group, own in sorted(rows.items()) if result.words[own].any()}
 
-    def parts(self, refs, hyps):
-        result = self.rates(sorted(refs), refs, hyps)
+    def parts(self, refs, hyps, languages=None):
+        result = self.rates(sorted(refs), refs, hyps, languages)
         return result.errors, result.words

@@ -1,34 +1,86 @@
 """The common part of all tasks. A new task is a file with one class and `@TASKS.register("name")`."""
 import re
+import string
 import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 
 from speechmerge.data.directory import DataDir
-from speechmerge.errors import SpeechMergeError
+from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.metrics import bootstrap
 from speechmerge.metrics.classification import classification_scores
+from speechmerge.registry import nearest
+
+PROMPT_FIELDS = ("labels", "transcript", "question", "language")
 
 
 @dataclass(frozen=True)
 class Example:
     id: str
     audio: tuple[str, ...]  # one path; two for a pair
-    target: str
+    target: str  # what hypotheses are compared with; `Task.written` makes of it what the model learns to write
     language: str | None
     speaker: str | None
     duration: float | None  # seconds of all audio together
+    prompt: str | None = None  # text that the model is given beside the audio
+    target_language: str | None = None  # of a translation; Whisper code
 
 
 class Task:
     name: str
-    kind: str  # "transcription" | "classification" | "verification"
-    metric: str  # the deciding metric, `value` in the scores
+    kind: str  # "transcription" | "classification" | "verification" | "understanding" | "answering" | "translation"
+    metric: str  # the deciding metric, `value` in the scores; a fraction, also BLEU
     higher_is_better: bool
     max_new_tokens: int
     uses_language: bool = True  # may the decoder prefix tell the spoken language?
-    prompt: str = ""  # text prompt for models that have no token for this task
+    hears_all: bool = False  # is the target about every word, so that audio beyond the model's context is a loss?
+    asks: bool = False  # has every utterance a prompt of its own, without which there is nothing to answer?
+    free_symbols: bool = False  # may the answer hold brackets and quotes, which Whisper's own decoding suppresses?
+    prompt: str = ""  # template of the text given to the model; fields: PROMPT_FIELDS
+    configurable: tuple[str, ...] = ("prompt",)  # what training and decoding may set; kept with the adapter
+
+    def configure(self, **values) -> "Task":
+        """Set options of this task (None: leave it). Raises UsageError for an option or a value it does not know."""
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name not in self.configurable:
+                raise UsageError(f"--{name.replace('_', '-')}: the task {self.name} has no such option")
+            if name == "prompt":
+                check_template(value)
+            setattr(self, name, value)
+        return self
+
+    def settings(self) -> dict:
+        """The options that differ from the task's defaults: what an adapter's record and decode.json keep."""
+        found = {name: getattr(self, name) for name in self.configurable}
+        return {name: value for name, value in found.items() if value != getattr(type(self), name)}
+
+    def adapt(self, model):
+        """Choose what depends on the model and was not configured."""
+
+    def written(self, target: str) -> str:
+        """What the model learns to write for the target of an example."""
+        return target
+
+    def stratum(self, example: Example) -> str | None:
+        """What a stratified sample keeps in proportion."""
+        return example.target
+
+    def prompt_of(self, data: DataDir, utterance, labels=None) -> str | None:
+        """The prompt of one utterance; None for a task without one. Raises SpeechMergeError where a field is missing.
+
+        Fields: {labels} the label set, {transcript} `text`, {question} `utt2question`, {language} the Whisper code.
+        """
+        values = {"labels": ", ".join(labels or ()), "transcript": utterance.text, "language": utterance.language,
+                  "question": utterance.labels.get("question")}
+        used = {field: values[field] for field in template_fields(self.prompt)}
+        if missing := sorted(field for field, value in used.items() if not value):
+            table = {"transcript": "text", "language": "utt2lang", "question": "utt2question"}.get(missing[0], "labels")
+            raise SpeechMergeError(f"{data.path / table}: utterance {utterance.id} has no {missing[0]}, which the prompt "
+                                   f"{self.prompt!r} of the task {self.name} asks for")
+        return self.prompt.format(**used) or None
 
     def examples(self, data: DataDir) -> list[Example]:
         """One example per utterance (or trial), sorted by id. Raises SpeechMergeError where a target is missing."""
@@ -49,17 +101,17 @@ class Task:
         """
         raise NotImplementedError
 
-    def replicates(self, refs, hyps, *, speakers=None, scores=None, repetitions=bootstrap.REPETITIONS,
+    def replicates(self, refs, hyps, *, speakers=None, languages=None, scores=None, repetitions=bootstrap.REPETITIONS,
                    seed=bootstrap.SEED):
         """(deciding metric on each resampled test set [repetitions], "speaker" | "utterance").
 
         Two systems scored on the same references get the same resampled sets, so their replicates are paired.
         """
         counts, unit = self.resampled(refs, speakers, repetitions, seed)
-        numerator, denominator = self.parts(refs, hyps)
+        numerator, denominator = self.parts(refs, hyps, languages)
         return bootstrap.ratio_replicates(numerator, denominator, counts), unit
 
-    def parts(self, refs, hyps) -> tuple[np.ndarray, np.ndarray]:
+    def parts(self, refs, hyps, languages=None) -> tuple[np.ndarray, np.ndarray]:
         """Numerator and denominator of the deciding metric per utterance, in sorted id order."""
         raise NotImplementedError
 
@@ -77,9 +129,27 @@ class Task:
                                    "such ids); decode this data directory again")
 
 
-def single_example(utterance, target: str) -> Example:
+def single_example(utterance, target: str, prompt: str | None = None, target_language: str | None = None) -> Example:
     """The example of one utterance."""
-    return Example(utterance.id, (utterance.audio,), target, utterance.language, utterance.speaker, utterance.duration)
+    return Example(utterance.id, (utterance.audio,), target, utterance.language, utterance.speaker, utterance.duration,
+                   prompt, target_language)
+
+
+def template_fields(template: str) -> list[str]:
+    """Names of the fields of a prompt template. Raises UsageError where it cannot be read as one."""
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UsageError(f"--prompt {template!r}: {error}; a brace that is meant is written twice") from error
+    if any(spec or conversion for _, _, spec, conversion in pieces):
+        raise UsageError(f"--prompt {template!r}: fields are plain names, without : or !")
+    return [field for _, field, _, _ in pieces if field is not None]
+
+
+def check_template(template: str):
+    for field in template_fields(template):
+        if field not in PROMPT_FIELDS:
+            raise UsageError(f"--prompt {template!r}: unknown field {{{field}}}; {nearest(field, PROMPT_FIELDS)}")
 
 
 def canonical(text: str) -> str:
@@ -101,8 +171,8 @@ class LabelTask(Task):
         return utterance.labels.get(self.name)
 
     def examples(self, data: DataDir) -> list[Example]:
-        known = set(self.labels(data))
-        found = []
+        labels = self.labels(data)
+        known, found = set(labels), []
         for id, utterance in sorted(data.utterances.items()):
             label = self.label_of(utterance)
             if label is None:
@@ -111,7 +181,7 @@ class LabelTask(Task):
             if label not in known:
                 raise SpeechMergeError(f"{data.path / self.table}:{id}: label {label!r} is not in "
                                        f"{data.path / 'labels'}; add it there in all splits, or correct the table")
-            found.append(single_example(utterance, label))
+            found.append(single_example(utterance, label, self.prompt_of(data, utterance, labels)))
         return found
 
     def labels(self, data: DataDir) -> list[str]:
@@ -145,7 +215,7 @@ class LabelTask(Task):
         by_form = {canonical(label): label for label in labels}
         return [by_form.get(self.parse(hyps[id]) or "") if id in hyps else None for id in ids]
 
-    def parts(self, refs, hyps):
+    def parts(self, refs, hyps, languages=None):
         ids = sorted(refs)
         read = self.read(ids, hyps, sorted(set(refs.values())))
         return np.array([refs[id] == label for id, label in zip(ids, read)], dtype=float), np.ones(len(ids))

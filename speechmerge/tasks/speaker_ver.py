@@ -2,12 +2,14 @@
 import numpy as np
 
 from speechmerge.data.directory import DataDir
-from speechmerge.errors import SpeechMergeError
+from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.metrics.eer import equal_error_rate, min_dcf
+from speechmerge.registry import nearest
 from speechmerge.tasks import TASKS
 from speechmerge.tasks.base import Example, LabelTask
 
 ANSWERS = ["no", "yes"]
+VERIFICATIONS = ("answers", "cosine")
 OPPOSITE = {"yes": "no", "no": "yes"}
 
 
@@ -22,6 +24,8 @@ class SpeakerVerification(LabelTask):
     max_new_tokens = 4
     uses_language = False
     prompt = "Is this the same speaker?"
+    configurable = ("prompt", "verification")
+    verification = "answers"  # how trials are decoded: yes/no written and scored, or the cosine of both embeddings
 
     def examples(self, data: DataDir) -> list[Example]:
         if not data.trials:
@@ -32,15 +36,21 @@ class SpeakerVerification(LabelTask):
             pair = (data.utterances[trial.enrol], data.utterances[trial.test])
             durations = [utterance.duration for utterance in pair]
             found.append(Example(trial.id, (pair[0].audio, pair[1].audio), "yes" if trial.target else "no",
-                                 pair[0].language, pair[0].speaker, None if None in durations else sum(durations)))
+                                 pair[0].language, pair[0].speaker, None if None in durations else sum(durations),
+                                 self.prompt_of(data, pair[0], ANSWERS)))
         return found
+
+    def configure(self, **values):
+        if values.get("verification") not in (None, *VERIFICATIONS):
+            raise UsageError(f"--verification {values['verification']!r}; {nearest(values['verification'], VERIFICATIONS)}")
+        return super().configure(**values)
 
     def labels(self, data: DataDir) -> list[str]:
         return ANSWERS
 
     def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
         """EER and minDCF from `scores`; without them from the yes/no answers, whose ROC has one operating point."""
-        result = {"n": len(refs)} if scores is not None and not hyps else self.label_scores(refs, hyps, ANSWERS)
+        result = {"n": len(refs), "n_missing": 0, "n_unparsed": 0} if scores is not None and not hyps else self.label_scores(refs, hyps, ANSWERS)
         values, targets = self.trial_scores(refs, hyps, scores)
         eer = equal_error_rate(values, targets)
         return {**result, "metric": self.metric, "value": eer, "eer": eer, "min_dcf": min_dcf(values, targets),
@@ -59,7 +69,7 @@ class SpeakerVerification(LabelTask):
                                    "decode again")
         return np.array([scores[id] for id in ids]), targets
 
-    def replicates(self, refs, hyps, *, speakers=None, scores=None, repetitions=1000, seed=0):
+    def replicates(self, refs, hyps, *, speakers=None, languages=None, scores=None, repetitions=1000, seed=0):
         counts, unit = self.resampled(refs, speakers, repetitions, seed)
         values, targets = self.trial_scores(refs, hyps, scores)
         blocks = np.array_split(counts, max(1, counts.size // 2_000_000))  # tens of MB at a time

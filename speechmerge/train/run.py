@@ -29,7 +29,8 @@ def run_key(model: SpeechModel, task, train: DataDir, dev: DataDir | None, optio
     context = model.context
     return fingerprint({"base": model.fingerprint(), "task": task.name, "train": train.fingerprint(),
                         "dev": dev.fingerprint() if dev else None, "options": options.deciding(),
-                        "dtype": str(model.dtype), "context": [context.kind, context.minimum, context.step]})
+                        "dtype": str(model.dtype), "context": [context.kind, context.minimum, context.step],
+                        **({"settings": task.settings()} if task.settings() else {})})
 
 
 def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | None, output_dir, options: TrainOptions,
@@ -39,6 +40,7 @@ def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | Non
     A run that was killed goes on from its last checkpoint, with the same steps on the same data.
     """
     output_dir, name = Path(output_dir), name or task.name
+    task.adapt(model)
     key = run_key(model, task, train_data, dev_data, options)
     if is_done(output_dir, key) and not force:
         register_adapter(exp_dir, name, output_dir, task.name)
@@ -159,7 +161,7 @@ def make_record(model: SpeechModel, task, train_data: DataDir, trainer, best: Pa
         "task": task.name, "language": languages.pop() if len(languages) == 1 else None,
         "base": {"source": model.source, "fingerprint": model.fingerprint()},
         "dev": {task.metric: dev["eval_value"], "loss": dev["eval_loss"], "n": len(trainer.dev)} if dev else {},
-        "tuning": options.tuning, "step": step, "steps": trainer.state.global_step,
+        "settings": task.settings(), "tuning": options.tuning, "step": step, "steps": trainer.state.global_step,
         "utterances": len(trainer.train_dataset), "data": str(train_data.path), "options": options.deciding(),
         "audio_context": {"kind": model.context.kind, "min": model.context.minimum, "step": model.context.step},
         **provenance(),

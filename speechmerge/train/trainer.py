@@ -14,7 +14,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from speechmerge.data.batching import BucketBatchSampler, FeatureCache
+from speechmerge.data.augment import Augmentation
+from speechmerge.data.batching import BucketBatchSampler, DurationBatchSampler, FeatureCache
 from speechmerge.decode import Options, answer_scores, hypotheses
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json, write_json
@@ -28,21 +29,32 @@ TIE = 1e-6  # weight of the dev loss where the metric is the same: below any ste
 
 
 class TrainingSet(Dataset):
-    """Examples as Items; features are computed on first use and kept."""
+    """Examples as Items; features are computed on first use and kept. `epoch` decides how an example is augmented."""
 
-    def __init__(self, model: SpeechModel, examples, cache: FeatureCache):
-        self.model, self.examples, self.cache = model, examples, cache
+    def __init__(self, model: SpeechModel, examples, cache: FeatureCache, augmentation: Augmentation = Augmentation()):
+        self.model, self.examples, self.cache, self.augmentation = model, examples, cache, augmentation
         self.seconds = [model.seconds(example) for example in examples]
+        self.sampler = None  # whose epoch counts: it is the one that a resumed run is told
 
     def lengths(self) -> list[int]:
         return [self.model.context_frames(seconds) for seconds in self.seconds]
+
+    def padded_seconds(self) -> list[float]:
+        """Of each example, at the slowest speed, as long as it is in a batch of its own."""
+        slowest, full = min([1.0, *self.augmentation.speeds]), self.model.full_seconds
+        longest = [min(seconds / slowest, max(full, seconds)) for seconds in self.seconds]
+        padded = [self.model.context.seconds(seconds, full) for seconds in longest]
+        return [seconds if seconds < float("inf") else own for seconds, own in zip(padded, longest)]
 
     def __len__(self):
         return len(self.examples)
 
     def __getitem__(self, index) -> Item:
-        example = self.examples[index]
-        return Item(example, self.cache.get(example, self.model.features), self.seconds[index])
+        example, epoch = self.examples[index], self.sampler.epoch if self.sampler else 0
+        sound = self.augmentation.at_speed(example, epoch, self.seconds[index], self.model.full_seconds)
+        features = self.augmentation.mask(self.cache.get(sound, self.model.features), example, epoch)
+        seconds = self.seconds[index] if sound is example else self.model.seconds(sound)
+        return Item(sound, features, seconds)
 
 
 class TaskTrainer(Trainer):
@@ -51,7 +63,8 @@ class TaskTrainer(Trainer):
     def __init__(self, speech: SpeechModel, task, train, dev, labels, options: TrainOptions, folder: Path, reports=()):
         self.speech, self.task, self.dev, self.labels, self.options = speech, task, dev, labels, options
         self.cache = FeatureCache(options.cache_mb << 20)
-        dataset = TrainingSet(speech, train, self.cache)
+        masks = (options.time_masks, options.time_mask_frames, options.frequency_masks, options.frequency_mask_bins)
+        dataset = TrainingSet(speech, train, self.cache, Augmentation(options.speeds, *masks, options.seed))
         super().__init__(model=speech.module, args=arguments(speech, options, folder, bool(dev), reports),
                          train_dataset=dataset, eval_dataset=dev, compute_loss_func=speech.loss,
                          callbacks=[Flow(options, bool(dev)), LogLines()])
@@ -64,7 +77,12 @@ class TaskTrainer(Trainer):
         self.mark = (time.monotonic(), 0, 0.0, 0.0)
 
     def get_train_dataloader(self):
-        sampler = BucketBatchSampler(self.train_dataset.lengths(), self.options.batch_size, self.options.seed)
+        data, options = self.train_dataset, self.options
+        if options.batch_seconds:
+            sampler = DurationBatchSampler(data.padded_seconds(), options.batch_seconds, options.seed)
+        else:
+            sampler = BucketBatchSampler(data.lengths(), options.batch_size, options.seed)
+        data.sampler = sampler
         return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self._collate))
 
     def _collate(self, items):
@@ -92,7 +110,8 @@ class TaskTrainer(Trainer):
         batches = hypotheses(self.speech, self.task, self.dev, self.labels, options, self.cache)
         found = [hypothesis for batch in batches for hypothesis in batch]
         return self.task.score({example.id: example.target for example in self.dev}, {h.id: h.text for h in found},
-                               scores=answer_scores(self.task, self.labels, found), labels=self.labels)
+                               languages={example.id: example.language for example in self.dev if example.language},
+                               scores=answer_scores(self.task, found), labels=self.labels)
 
     @torch.no_grad()
     def _dev_loss(self) -> float:

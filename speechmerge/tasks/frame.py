@@ -1,0 +1,104 @@
+"""Semantic frames as text: JSON, and forms without brackets for models whose tokens cannot write JSON.
+
+    json     {"scenario":"alarm","action":"query","entities":[{"type":"event_name","filler":"dance class"}]}
+    linear   alarm query | event_name : dance class
+    plain    alarm query '' event'name ' dance class          for tokenizers of letters and apostrophes
+
+Each is read back exactly: words of a filler that look like a separator are made longer when written, shorter when read.
+"""
+import json
+from dataclasses import dataclass
+
+from speechmerge.errors import SpeechMergeError
+
+
+@dataclass(frozen=True)
+class Form:
+    """`entity` begins an entity, `filler` its filler; `joiner` stands for the `_` of names."""
+    entity: str
+    filler: str
+    joiner: str
+
+    @property
+    def longest(self) -> int:
+        return max(len(self.entity), len(self.filler))
+
+    def is_mark(self, word: str) -> bool:
+        return set(word) in ({self.entity[0]}, {self.filler[0]})
+
+
+FORMS = {"linear": Form("|", ":", "_"), "plain": Form("''", "'", "'")}
+FORMATS = ("json", *FORMS)  # in the order in which a model is given what it can write
+SIGNS = {"json": '{"a_b":["c","d"]}', "linear": "a_b | c : d", "plain": "a'b '' c ' d"}
+
+
+def encode(frame: dict, format: str) -> str:
+    """The text of a frame. Raises SpeechMergeError for a name that the format cannot write."""
+    if format == "json":
+        return json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+    form = FORMS[format]
+    words = [name_word(frame["scenario"], form), name_word(frame["action"], form)]
+    for entity in frame["entities"]:
+        words += [form.entity, name_word(entity["type"], form), form.filler]
+        words += [word + word[0] * form.longest if form.is_mark(word) else word for word in entity["filler"].split()]
+    return " ".join(words)
+
+
+def name_word(name: str, form: Form) -> str:
+    """A scenario, action or entity type as one word."""
+    written = name.replace("_", form.joiner)
+    if not name or len(name.split()) != 1 or form.is_mark(written) or written.replace(form.joiner, "_") != name:
+        raise SpeechMergeError(f"the name {name!r} cannot be written without brackets; use --target-format json")
+    return written
+
+
+def decode(text: str, format: str) -> dict | None:
+    """The frame of a text, None where it is none. JSON may have other white space, order and keys; what is missing is
+    empty; anything else than strings in it is no frame."""
+    if format == "json":
+        try:
+            return as_frame(json.loads(text))
+        except (ValueError, RecursionError):
+            return None
+    form = FORMS[format]
+    head, *entities = split_at(text.split(), form.entity)
+    found = [read_entity(words, form) for words in entities]
+    if len(head) != 2 or any(form.is_mark(word) for word in head) or None in found:
+        return None
+    return {"scenario": head[0].replace(form.joiner, "_"), "action": head[1].replace(form.joiner, "_"), "entities": found}
+
+
+def split_at(words: list[str], mark: str) -> list[list[str]]:
+    pieces = [[]]
+    for word in words:
+        if word == mark:
+            pieces.append([])
+        else:
+            pieces[-1].append(word)
+    return pieces
+
+
+def read_entity(words: list[str], form: Form) -> dict | None:
+    if len(words) < 2 or words[1] != form.filler or form.is_mark(words[0]):
+        return None
+    if any(form.is_mark(word) and len(word) <= form.longest for word in words[2:]):
+        return None
+    filler = [word[: -form.longest] if form.is_mark(word) else word for word in words[2:]]
+    return {"type": words[0].replace(form.joiner, "_"), "filler": " ".join(filler)}
+
+
+def as_frame(value) -> dict | None:
+    """A frame out of parsed JSON; white space in it is made single."""
+    if not isinstance(value, dict) or not isinstance(value.get("entities", []), list):
+        return None
+    names = [value.get("scenario", ""), value.get("action", "")]
+    entities = [[entity.get("type"), entity.get("filler")] if isinstance(entity, dict) else [None]
+                for entity in value.get("entities", [])]
+    if not all(isinstance(text, str) for row in (names, *entities) for text in row):
+        return None
+    return {"scenario": single(names[0]), "action": single(names[1]),
+            "entities": [{"type": single(type_), "filler": single(filler)} for type_, filler in entities]}
+
+
+def single(text: str) -> str:
+    return " ".join(text.split())
