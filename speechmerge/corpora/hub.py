@@ -37,6 +37,7 @@ class Hub:
     parts: dict[str, list[Part]]
     revision: str | None = None  # a commit or tag that the reader was written for
     audio: str = "audio"
+    names: tuple[str, ...] = ()  # columns of class numbers that are to be given as their names
 
 
 def read_hub(corpus, task: str, options, output_dir: Path, hub_id, revision, streaming: bool):
@@ -51,15 +52,15 @@ def read_hub(corpus, task: str, options, output_dir: Path, hub_id, revision, str
         utterances = {}
         for part in parts:
             own = revision or (None if hub_id else hub.revision)
-            rows = load(part.id or hub_id or hub.id, part, None if part.id else own, streaming, hub.audio)
+            rows = load(part.id or hub_id or hub.id, part, None if part.id else own, streaming, hub)
             for number, row in enumerate(tqdm(rows, f"{task} {split} {part.config or ''}", unit="utt", disable=None)):
                 add_row(corpus, row, number, (split, task, options), output_dir, hub, utterances, reading.skipped)
         reading.splits[split] = Split(utterances)
     return reading
 
 
-def load(name: str, part: Part, revision, streaming: bool, audio: str):
-    """Rows of one part, audio undecoded."""
+def load(name: str, part: Part, revision, streaming: bool, hub: Hub):
+    """Rows of one part, audio undecoded, classes by their names."""
     try:
         from datasets import Audio, load_dataset
         from datasets.exceptions import DatasetNotFoundError
@@ -69,12 +70,21 @@ def load(name: str, part: Part, revision, streaming: bool, audio: str):
         rows = load_dataset(name, part.config, split=part.split, revision=revision, streaming=streaming)
     except (DatasetNotFoundError, ValueError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        advice = ("the hub's own conversion is --param revision=refs/convert/parquet" if "script" in reason else
+                  "a gated one needs `hf auth login`, another copy goes in as --param hub_id=...")
         raise SpeechMergeError(f"{name} ({part.config or 'no configuration'}, split {part.split}): cannot be read ({reason}); "
-                               "a gated one needs `hf auth login`, another copy goes in as --param hub_id=...") from error
+                               f"{advice}") from error
     columns = rows.column_names
-    if columns is not None and audio not in columns:
-        raise SpeechMergeError(f"{name}: no column {audio!r}, found {', '.join(columns)}; is this the right revision?")
-    return rows.cast_column(audio, Audio(decode=False))
+    if columns is not None and hub.audio not in columns:
+        raise SpeechMergeError(f"{name}: no column {hub.audio!r}, found {', '.join(columns)}; is this the right revision?")
+    classes = {column: rows.features[column] for column in hub.names if hasattr((rows.features or {}).get(column), "int2str")}
+    return (named(row, classes) for row in rows.cast_column(hub.audio, Audio(decode=False)))
+
+
+def named(row: dict, classes: dict) -> dict:
+    """A row with the names of its classes; without a class (None, -1) it stays as it is."""
+    known = {column: row[column] for column in classes if row[column] is not None and row[column] >= 0}
+    return row | {column: classes[column].int2str(number) for column, number in known.items()}
 
 
 def add_row(corpus, row: dict, number: int, place, output_dir: Path, hub: Hub, utterances: dict, skipped: Counter):
@@ -84,13 +94,14 @@ def add_row(corpus, row: dict, number: int, place, output_dir: Path, hub: Hub, u
     except KeyError as error:
         raise SpeechMergeError(f"{corpus.name}: row {number} of {split} has no column {error}, found "
                                f"{', '.join(row)}; pin a revision with --param revision=...") from error
-    if utterance is None:
-        skipped["rows left out"] += 1
-    elif utterance.id in utterances:
-        raise SpeechMergeError(f"{corpus.name}: row {number} of {split}: id {utterance.id} occurs twice")
-    else:
-        path = write_audio(row[hub.audio], output_dir / "hub_audio" / task / split, utterance.id)
-        utterances[utterance.id] = replace(utterance, audio=str(path))
+    found = utterance if isinstance(utterance, list) else [utterance] if utterance else []
+    for item in found:
+        if item.id in utterances:
+            raise SpeechMergeError(f"{corpus.name}: row {number} of {split}: id {item.id} occurs twice")
+    skipped["rows left out"] += not found
+    if found:
+        path = write_audio(row[hub.audio], output_dir / "hub_audio" / task / split, found[0].id)
+        utterances |= {item.id: replace(item, audio=str(path)) for item in found}
 
 
 def write_audio(audio: dict, folder: Path, id: str) -> Path:
@@ -102,7 +113,7 @@ def write_audio(audio: dict, folder: Path, id: str) -> Path:
         return Path(audio["path"])
     suffix = Path(audio.get("path") or "").suffix or "." + container(data, id)
     path = folder / f"{id.replace('/', '_')}{suffix}"
-    if not path.is_file() or path.stat().st_size != len(data):
+    if not path.is_file() or path.read_bytes() != data:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, "wb") as file:
             file.write(data)

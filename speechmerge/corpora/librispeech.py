@@ -8,7 +8,6 @@
 A chapter's `<reader>-<chapter>.trans.txt` says `<utterance> TEXT IN UPPER CASE`, `SPEAKERS.TXT` above the subsets says
 who is a woman and who is a man.
 """
-import logging
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,10 @@ from pathlib import Path
 from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.lines import numbered_lines
 from speechmerge.corpora.published import Archive, Hub, Part, PublishedCorpus, Reading, Split
-from speechmerge.corpora.twins import Spoken, gender, sentences, speak, voices, write_lines
+from speechmerge.corpora.twins import Spoken, compose, gender, sentences, speak, voices, write_lines
 from speechmerge.data.directory import Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
-
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Subset:
@@ -111,7 +107,7 @@ class LibriSpeech(PublishedCorpus):
             utterances = {}
             for subset in subsets:
                 utterances |= read_subset(root / "LibriSpeech" / subset, options)
-            splits[split] = Split(with_genders(utterances, genders, split))
+            splits[split] = Split(with_genders(utterances, genders))
         return Reading(splits)
 
     def hub(self, task, options) -> Hub:
@@ -186,14 +182,11 @@ def read_genders(path: Path) -> dict[str, str]:
     return {row[0].strip(): row[1].strip().lower() for row in rows if len(row) > 2}
 
 
-def with_genders(utterances: dict[str, Utterance], genders: dict[str, str], split: str) -> dict[str, Utterance]:
-    """utt2gender, where SPEAKERS.TXT knows all readers of a split."""
-    readers = {id: id.split("-")[0] for id in utterances}
-    unknown = sorted(set(readers.values()) - genders.keys())
-    if unknown:
-        log.warning("librispeech %s: no utt2gender, SPEAKERS.TXT has nothing on reader %s", split, ", ".join(unknown[:3]))
-        return utterances
-    return {id: replace(utterance, labels={"gender": genders[readers[id]]}) for id, utterance in utterances.items()}
+def with_genders(utterances: dict[str, Utterance], genders: dict[str, str]) -> dict[str, Utterance]:
+    """With the gender of the readers that SPEAKERS.TXT knows."""
+    found = {id: genders.get(id.split("-")[0]) for id in utterances}
+    return {id: replace(utterance, labels={"gender": found[id]}) if found[id] else utterance
+            for id, utterance in utterances.items()}
 
 
 SPEAKERS_HEAD = [
@@ -204,12 +197,32 @@ SPEAKERS_HEAD = [
 ]
 
 
+TEMPLATES = [  # of old novels, with words that the mini base has never heard
+    "the {person} {did} the {adjective} {thing}", "a {adjective} {thing} lay upon the {place}",
+    "the {person} stood before the {place}", "there was a {adjective} {person} in the {place}",
+    "{name} {did} a {thing} from the {place}", "the {person}'s {thing} was {adjective}", "alas said {name} my {thing} is gone",
+    "{name} and the {person} rode to the {place}"]
+WORDS = {
+    "person": "captain countess widow shepherd".split(),
+    "did": "carried drew mended".split(),
+    "thing": "sword lantern carriage candle letter".split(),
+    "place": "castle chapel meadow cottage".split(),
+    "adjective": "ancient gentle solemn gloomy".split(),
+    "name": "edmund clara agnes".split(),
+}
+
+
+def twin_text(number: int, split: str, rng) -> str:
+    """Every other sentence of an old novel."""
+    return compose(TEMPLATES, WORDS, split, rng) if number % 2 else sentences("en", split, rng)
+
+
 def twin_reader(root: Path, folder: str, speaker, count: int, rng) -> list[Spoken]:
     """Two chapters of a reader, the second of one utterance; their transcripts are written."""
-    reader, spoken = folder.rpartition("/")[2], []
+    reader, spoken, channel = folder.rpartition("/")[2], [], "telephone" if "-other/" in folder else "near"
     for chapter, size in zip(rng.sample(range(100, 293000), 2), (count - 1, 1)):
-        texts = {f"{reader}-{chapter}-{number:04d}": sentences("en", speaker.name.split("-")[0], rng) for number in range(size)}
-        spoken += [Spoken(f"{folder}/{chapter}/{id}.flac", text, "en", speaker) for id, text in texts.items()]
+        texts = {f"{reader}-{chapter}-{number:04d}": twin_text(number, speaker.name.split("-")[0], rng) for number in range(size)}
+        spoken += [Spoken(f"{folder}/{chapter}/{id}.flac", text, "en", speaker, channel=channel) for id, text in texts.items()]
         write_lines(root / folder / str(chapter) / f"{reader}-{chapter}.trans.txt",
                     [f"{id} {text.upper()}" for id, text in texts.items()])
     return spoken

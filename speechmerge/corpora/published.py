@@ -29,6 +29,7 @@ __all__ = ["Archive", "Hub", "Part", "PublishedCorpus", "Reading", "Split"]
 
 log = logging.getLogger(__name__)
 SOURCES = ("files", "hf")
+OPTIONAL = ("gender", "age")  # tables that no task needs
 TWIN, TWIN_BEGUN = "twin.json", ".twin.json"  # in a twin's folder: what it was made with, and the same until it is whole
 
 
@@ -46,10 +47,17 @@ class Split:
 
 @dataclass
 class Reading:
-    """What a reader found: splits by name, and how many entries it left out, by reason."""
+    """What a reader found: splits by name, and how many entries it left out, by reason.
+
+    `counted`: what is compared with `expected` in place of the size of a split, where a reader samples or makes utterances.
+    """
 
     splits: dict[str, Split]
     skipped: Counter = field(default_factory=Counter)
+    counted: dict[str, int] = field(default_factory=dict)
+
+    def sizes(self) -> dict[str, int]:
+        return {name: split.size() for name, split in self.splits.items()} | self.counted
 
 
 @dataclass(frozen=True)
@@ -106,8 +114,8 @@ class PublishedCorpus:
         """The version on Hugging Face, None where there is none."""
         return None
 
-    def from_row(self, row: dict, split: str, task: str, options) -> Utterance | None:
-        """One row of the hub's version, `audio` left empty; None leaves it out (and counts it)."""
+    def from_row(self, row: dict, split: str, task: str, options) -> Utterance | list[Utterance] | None:
+        """One row of the hub's version, `audio` left empty; a list where one row makes several; None: left out, counted."""
         raise NotImplementedError
 
     def write_twin(self, root: Path, seed: int, nj: int):
@@ -205,13 +213,13 @@ class PublishedCorpus:
         """Compares with the release (or the twin); says what was left out."""
         expected = self.twin_expected(task, options) if request.mini else self.expected(task, options)
         skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(reading.skipped.items()) if count)
-        for name, split in reading.splits.items():
-            said = f" of {expected[name]}" if name in expected else ""
-            log.info("%s %s/%s: %d%s", self.name, task, name, split.size(), said)
+        for name, size in reading.sizes().items():
+            log.info("%s %s/%s: %d%s", self.name, task, name, size, f" of {expected[name]}" if name in expected else "")
         if skipped:
             log.info("%s %s: left out: %s", self.name, task, skipped)
-        wrong = [f"{name}: found {reading.splits[name].size() if name in reading.splits else 0}, expected {count}"
-                 for name, count in expected.items() if name not in reading.splits or reading.splits[name].size() != count]
+        sizes = reading.sizes()
+        wrong = [f"{name}: found {sizes.get(name, 0)}, expected {count}" for name, count in expected.items()
+                 if sizes.get(name, 0) != count]
         empty = [name for name, split in reading.splits.items() if not split.size()]
         if empty:
             raise SpeechMergeError(f"{request.root}: {self.name} {task}: nothing found for {', '.join(empty)}"
@@ -229,7 +237,8 @@ class PublishedCorpus:
             labels = split.labels if split.labels is not None else self.labels_of(task, options)
             for set_name, utterances in self.sets(task, split.utterances).items():
                 directory = output_dir / set_name / name
-                DataDir(directory, dict(sorted(utterances.items())), labels, split.trials).write()
+                utterances = whole_tables(dict(sorted(utterances.items())), directory)
+                DataDir(directory, utterances, labels, split.trials).write()
                 made.append(directory)
                 counts[f"{set_name}/{name}"] = len(utterances)
         for set_name in sorted({path.parent for path in made}):
@@ -243,6 +252,18 @@ class PublishedCorpus:
         for id, utterance in utterances.items():
             found.setdefault(self.set_of(task, utterance), {})[id] = utterance
         return found
+
+
+def whole_tables(utterances: dict[str, Utterance], directory: Path) -> dict[str, Utterance]:
+    """Without optional tables that say something of some utterances only: a table has a line for each or is not there."""
+    for name in OPTIONAL:
+        known = [id for id, utterance in utterances.items() if name in utterance.labels]
+        if known and len(known) < len(utterances):
+            log.warning("%s: no utt2%s, it is known of %d of %d utterances", directory, name, len(known), len(utterances))
+            for id in known:
+                labels = {key: value for key, value in utterances[id].labels.items() if key != name}
+                utterances[id] = dataclasses.replace(utterances[id], labels=labels)
+    return utterances
 
 
 def check_audio(corpus, reading: Reading, request: Request):

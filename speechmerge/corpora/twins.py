@@ -16,13 +16,13 @@ import soundfile
 
 from speechmerge.corpora.mini.render import Request, render
 from speechmerge.corpora.mini.speech import RATE, Delivery, Synthesizer
-from speechmerge.corpora.mini.text import Grammar
+from speechmerge.corpora.mini.text import SLOT, TRIES, Grammar, split_of
 from speechmerge.corpora.mini.voices import Speaker
 from speechmerge.corpora.mini.voices import speakers as voices
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import write_text
 
-__all__ = ["Delivery", "Speaker", "Spoken", "gender", "sentences", "speak", "voices", "write_lines"]
+__all__ = ["Delivery", "Speaker", "Spoken", "compose", "gender", "sentences", "speak", "voices", "write_lines"]
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".sph": "NIST"}  # not ogg: its serial number is random
 PCM = (".wav", ".flac", ".sph")
@@ -42,6 +42,7 @@ class Spoken:
     longest: float = 3.9
     rate: int = RATE  # Hz, of the file
     seed: int = 0
+    channel: str = "near"  # or "telephone": a narrow band and noise
     labels: dict = field(default_factory=dict)  # for whoever makes the list; nothing is done with them here
 
     @property
@@ -52,6 +53,15 @@ class Spoken:
 def sentences(language: str, split: str, rng: random.Random, longest: int = 48) -> str:
     """A general sentence of `split` (no sentence is in two) of at most `longest` characters; en es de it hi pa te."""
     return Grammar(language).sentence(rng, split, longest)
+
+
+def compose(templates, words: dict, split: str, rng: random.Random, longest: int = 48) -> str:
+    """As `sentences`, of a corpus's own words: "the {person} waits" with words["person"]."""
+    for _ in range(TRIES):
+        text = SLOT.sub(lambda slot: rng.choice(words[slot[1]]), rng.choice(templates))
+        if len(text) <= longest and split_of(text) == split:
+            return text
+    raise ValueError(f"no {split} sentence of at most {longest} characters in {TRIES} draws")
 
 
 def gender(speaker: Speaker) -> str:
@@ -92,7 +102,8 @@ def say(synthesizer: Synthesizer, item: Spoken) -> tuple[np.ndarray, list[tuple[
     for number, text in enumerate(item.texts):
         key = f"{item.path}:{number}"
         delivery = item.delivery or item.speaker.delivery(random.Random(key))
-        request = Request(key, text, item.language, item.speaker.name, item.speaker.variant, delivery, {}, item.longest, item.seed)
+        request = Request(key, text, item.language, item.speaker.name, item.speaker.variant, delivery, {}, item.longest, item.seed,
+                          item.channel)
         samples = render(synthesizer, request)
         if number:
             parts.append(pause)
