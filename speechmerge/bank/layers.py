@@ -1,0 +1,93 @@
+"""What the bank adds to the output of one module of the base.
+
+Every module that it reaches is linear in its own parameters (linear layers, convolutions, embeddings, norms), so
+
+    y(base + sum_t c_t delta_t) = y(base) + sum_t c_t f(x; delta_t)
+
+holds exactly for any coefficients, those of single utterances and frames included. For low-rank deltas of linear layers
+the sum is one product with the stacked factors, B ((A x) * c); for all others f is the module itself with the deltas
+in place of its parameters. No merged weight is ever made.
+"""
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from speechmerge.errors import SpeechMergeError
+
+LINEAR_IN_PARAMETERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, nn.LayerNorm, nn.GroupNorm)
+
+
+class Stack:
+    """Low-rank deltas of one linear layer's weight: factors of all adapters side by side.
+
+    A: [R, in], B: [out, R], R the sum of all ranks; owner: [R], the adapter each row of A belongs to.
+    """
+
+    def __init__(self, pairs: dict[int, tuple[torch.Tensor, torch.Tensor]], device, dtype):
+        """`pairs`: adapter index -> (B with its scale, A)."""
+        self.B = torch.cat([B for B, _ in pairs.values()], dim=1).to(device, dtype)
+        self.A = torch.cat([A for _, A in pairs.values()], dim=0).to(device, dtype)
+        ranks = torch.tensor([A.shape[0] for _, A in pairs.values()])
+        self.owner = torch.repeat_interleave(torch.tensor(list(pairs)), ranks).to(device)
+
+    def __call__(self, x: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+        """x: [rows, positions, in]; coefficients: [T] or [rows, 1 or positions, T]."""
+        if x.dim() == 2 and coefficients.dim() == 3:
+            coefficients = coefficients[:, 0]
+        hidden = nn.functional.linear(x, self.A) * coefficients.index_select(-1, self.owner).to(x.dtype)
+        return nn.functional.linear(hidden, self.B)
+
+    def bytes(self) -> int:
+        return (self.A.numel() + self.B.numel()) * self.A.element_size()
+
+
+class Changes:
+    """Dense deltas of a module's parameters, read from their files when they are needed.
+
+    `deltas`: adapter index -> {parameter's own name: Delta}. `keep`: hold what was read in memory.
+    """
+
+    def __init__(self, deltas: dict, device, dtype, keep: bool):
+        self.deltas, self.device, self.dtype, self.keep, self.kept = deltas, device, dtype, keep, {}
+
+    def __call__(self, module: nn.Module, inputs, options, coefficients: torch.Tensor) -> torch.Tensor:
+        if coefficients.dim() == 1:  # one set of parameters for the whole batch: their sum first
+            mixed = {}
+            for index in self.deltas:
+                for name, tensor in self.read(index).items():
+                    part = tensor * coefficients[index].to(tensor.dtype)
+                    mixed[name] = part if name not in mixed else mixed[name] + part
+            return self.apply(module, mixed, inputs, options)
+        total = None
+        for index in self.deltas:
+            part = self.apply(module, self.read(index), inputs, options)
+            weight = coefficients[..., index : index + 1].to(part.dtype)
+            if isinstance(module, (nn.Conv1d, nn.Conv2d)):  # [rows, channels, positions]
+                weight = weight.reshape(weight.shape[0], *[1] * (part.dim() - 1)) if weight.shape[1] == 1 else None
+            if weight is None:
+                raise SpeechMergeError("coefficients per frame: an adapter changes a convolution, which sees other positions "
+                                       "than the encoder's output; use per-utterance coefficients")
+            total = part * weight if total is None else total + part * weight
+        return total
+
+    def read(self, index: int) -> dict[str, torch.Tensor]:
+        if index in self.kept:
+            return self.kept[index]
+        found = {name: delta.dense().to(self.device, self.dtype) for name, delta in self.deltas[index].items()}
+        if self.keep:
+            self.kept[index] = found
+        return found
+
+    @staticmethod
+    def apply(module: nn.Module, parameters: dict[str, torch.Tensor], inputs, options) -> torch.Tensor:
+        """The module with these parameters; those that no delta has are 0, so that only the change comes out."""
+        own = {name: parameters.get(name, torch.zeros(1, dtype=value.dtype, device=value.device).expand_as(value))
+               for name, value in module.named_parameters(recurse=False)}
+        return functional_call(module, own, inputs, options)
+
+
+def check_module(name: str, module: nn.Module):
+    """SpeechMergeError where a module's output is not known to be linear in its parameters."""
+    if not isinstance(module, LINEAR_IN_PARAMETERS):
+        raise SpeechMergeError(f"adapter bank: {name} lies in a {type(module).__name__}; deltas are mixed at run time in "
+                               f"{', '.join(kind.__name__ for kind in LINEAR_IN_PARAMETERS)}; merge these adapters instead")
