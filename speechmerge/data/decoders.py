@@ -90,9 +90,10 @@ def decode_soundfile(path: Path, name: str, start=None, end=None) -> tuple[np.nd
         with soundfile.SoundFile(str(path)) as file:
             first, last = stretch(file.frames, file.samplerate, start, end, name)
             rate = file.samplerate
-            if first:
-                file.seek(first)
-            samples = file.read(last - first, dtype="float32", always_2d=True)
+            from_start = 0 if file.format == "MP3" else first  # a frame of mp3 needs those before it
+            if from_start:
+                file.seek(from_start)
+            samples = file.read(last - from_start, dtype="float32", always_2d=True)[first - from_start :]
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".")
         raise AudioError(name, f"cannot be decoded, truncated or not audio ({reason})") from error

@@ -91,7 +91,9 @@ class DataDir:
                 (path / stale).unlink()
         for name in sorted(tables, key=lambda name: (name == "wav.scp", name)):
             write_table(path / name, tables[name])
-        if self.labels is not None:
+        if self.labels is None:
+            (path / "labels").unlink(missing_ok=True)
+        else:
             write_text(path / "labels", "".join(f"{label}\n" for label in self.labels))
 
     def tables(self) -> dict[str, dict[str, str]]:

@@ -41,7 +41,7 @@ def format_dir(source, target=None, *, min_duration: float = 0.1, max_duration: 
     data, bounds = starting_tables(source, settings.allow_pipes), (min_duration, max_duration)
     dropped = Counter({"too short": 0, "too long": 0, "unusable audio": 0})
     if filters.draws():
-        measured = parallel(lambda utterance: [measure(utterance, settings)], [[u] for u in data.utterances.values()], jobs)
+        measured = parallel(lambda one: [measure(*one, settings)], [[u] for u in data.utterances.values()], jobs)
         data = replace(data, utterances=usable(data.path, measured, bounds, drop_bad, dropped))
     data, steps = apply(data, filters, training_split(source, settings) if filters.speakers else None)
     converter = Converter(target / "audio", settings)

@@ -36,6 +36,12 @@ class TrainOptions:
     logging_steps: int = 10
     seed: int = 0
     cache_mb: int = 2048  # features kept in memory
+    batch_seconds: float = 0.0  # above 0: padded seconds of audio per batch, instead of batch_size
+    speeds: tuple[float, ...] = ()  # of which each utterance gets one in each epoch
+    time_masks: int = 0
+    time_mask_frames: int = 100
+    frequency_masks: int = 0
+    frequency_mask_bins: int = 27
 
     def __post_init__(self):
         for name, known in (("tuning", TUNINGS), ("decay", DECAYS), ("precision", PRECISIONS)):
@@ -48,6 +54,18 @@ class TrainOptions:
             if not getattr(self, name) > 0:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, expected a number above 0")
 
+        for name in ("batch_seconds", "time_masks", "time_mask_frames", "frequency_masks", "frequency_mask_bins"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, expected at least 0")
+        for speed in self.speeds:
+            if not 0.5 <= speed <= 2 or round(speed, 2) != speed:
+                raise UsageError(f"--speeds: found {speed:g}, expected factors from 0.5 to 2 in hundredths, such as 0.9")
+
     def deciding(self) -> dict:
-        """What changes the result."""
-        return {name: value for name, value in asdict(self).items() if name not in ("logging_steps", "cache_mb")}
+        """What changes the result; of batches and augmentation only what is in use."""
+        unused = {"batch_seconds"} if not self.batch_seconds else {"batch_size"}
+        unused |= {"speeds"} if not self.speeds else set()
+        unused |= {"time_masks", "time_mask_frames"} if not self.time_masks else set()
+        unused |= {"frequency_masks", "frequency_mask_bins"} if not self.frequency_masks else set()
+        unused |= {"logging_steps", "cache_mb"}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
