@@ -1,0 +1,19 @@
+"""What both corpora say of a command: scenario, action and entities as the tasks `intent` and `slu` read them."""
+import json
+
+TASKS = ("intent", "slu")
+
+
+def label(task: str, scenario: str, action: str, entities: list[dict]) -> dict[str, str]:
+    """The label table of a task: {"intent": scenario_action} or {"slu": compact JSON}. entities: [{type, filler}]."""
+    if task == "intent":
+        return {"intent": f"{scenario}_{action}"}
+    frame = {"scenario": scenario, "action": action, "entities": entities}
+    return {"slu": json.dumps(frame, ensure_ascii=False, separators=(",", ":"))}
+
+
+def intents_of(splits, task: str) -> list[str] | None:
+    """The closed set of the task intent: the intents of all splits, since the test has some that no training set has."""
+    if task != "intent":
+        return None
+    return sorted({utterance.labels["intent"] for split in splits.values() for utterance in split.utterances.values()})
