@@ -79,7 +79,7 @@ class PublishedCorpus:
     licence = ""
     homepage = ""
     layout = ""  # what must lie below --corpus-dir
-    top = ""  # the first folder of `layout`, where people also give that one as --corpus-dir
+    top: str | tuple[str, ...] = ()  # the first folder of `layout`, where people also give that one as --corpus-dir
     obtain = ""  # where nothing may be fetched: what to obtain, from where
 
     @dataclass(frozen=True)
@@ -161,8 +161,8 @@ class PublishedCorpus:
     def root(self, corpus_dir=None, mini: bool = False) -> Path:
         """Where the corpus lies, or is fetched or spoken to."""
         root = Path(corpus_dir or f"downloads/{self.name}{'_mini' if mini else ''}")
-        inside = self.top and root.resolve().name == self.top and not (root / self.top).is_dir()
-        return root.resolve().parent if inside else root
+        name, tops = root.resolve().name, (self.top,) if isinstance(self.top, str) else self.top
+        return root.resolve().parent if name in tops and not (root / name).is_dir() else root
 
     def options(self, given: dict):
         """The corpus's Options; UsageError for unknown names and for values of another type."""
