@@ -1,6 +1,9 @@
 """Metrics against closed forms, hand-made cases and other implementations."""
+import re
+import string
 import warnings
 
+import jiwer
 import numpy as np
 import pytest
 from scipy.interpolate import interp1d
@@ -84,7 +87,80 @@ def test_unknown_normaliser():
         error_rates(["a"], ["a"], "basik")
 
 
+SENTENCES = {
+    "hi": ["हिन्दी में,  किताबें पढ़ना अच्छा है।", "क़लम और कलम।।", "आज-कल मौसम 'अच्छा' है", "।", "Hello दुनिया"],
+    "pa": ["ਪੰਜਾਬੀ ਵਿੱਚ ਕਿਤਾਬਾਂ ਪੜ੍ਹਨਾ।", "ਸ਼ਹਿਰ ਵੱਡਾ ਹੈ!", "ਆਓ, ਚੱਲੀਏ", "ਖ਼ਬਰ"],
+    "te": ["తెలుగు పుస్తకం చదవడం మంచిది.", "నేను ఇంటికి వెళ్తున్నాను?", "ఒకటి-రెండు", "సరే"],
+    "ur": ["یہ ایک کتاب ہے۔", "آپ کیسے ہیں؟", "میں ٹھیک ہوں۔"],
+}
+
+
+def vistaar(references, hypotheses, language):
+    """(WER, CER) by the steps of Vistaar's evaluation script, one after the other."""
+    from indicnlp.normalize.indic_normalize import IndicNormalizerFactory
+
+    def clean(text):
+        text = "".join(c for c in text if c not in string.punctuation + "।۔'-॥")
+        if language != "ur":
+            text = IndicNormalizerFactory().get_normalizer(language).normalize(text)
+        return re.sub(" +", " ", text)
+
+    refs, hyps = [clean(text) or "<empty>" for text in references], [clean(text) for text in hypotheses]
+    return jiwer.wer(refs, hyps), jiwer.cer(refs, hyps)
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_indic_normaliser_is_vistaars(language):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        refs = [str(text) for text in rng.choice(SENTENCES[language], size=6)]
+        hyps = [" ".join(rng.permutation(text.split())[: rng.integers(0, 6)]) for text in refs]
+        found = error_rates(refs, hyps, "indic", [language] * 6)
+        assert (found.wer, found.cer) == pytest.approx(vistaar(refs, hyps, language))
+
+
+def test_indic_normaliser_joins_at_deleted_marks_and_keeps_case():
+    found = error_rates(["आज-कल Hello", "।"], ["आजकल hello", "x"], "indic", ["hi", "hi"])
+    assert found.references == ["आजकल Hello", "<empty>"] and found.empty_references == 1
+    assert found.counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0]]
+    assert error_rates(["\u0915\u093cलम"], ["\u0958लम"], "indic", ["hi"]).wer == 0  # nukta apart or composed
+    with pytest.raises(SpeechMergeError, match="normaliser indic: an utterance without a language"):
+        error_rates(["a"], ["a"], "indic")
+
+
+@pytest.mark.parametrize("references, hypotheses, expected", [
+    (["", "a b"], ["x", "a b"], 1 / 2), (["", "a b"], ["", "a b"], 0), (["", "a"], ["x y z", "b"], 4)])
+def test_insertions_of_empty_references_count(references, hypotheses, expected):
+    found = error_rates(references, hypotheses)
+    assert found.wer == expected == jiwer.wer(references, hypotheses) and found.empty_references == 1
+
+
+def test_tabs_separate_words():
+    """jiwer takes `a<tab>b` for one word."""
+    assert jiwer.wer("a b", "a\tb") == 1 and error_rates(["a b"], ["a\tb"], "none").wer == 0
+
+
+@pytest.mark.parametrize("right, wrong, errors, words", [
+    (HINDI, "हिन्दी मे किताब पढ़ना अच्छी है", 3, 6), ("ਮੈਂ ਕਿਤਾਬ ਪੜ੍ਹੀ ਹੈ", "ਮੈ ਕਿਤਾਬ ਪੜ੍ਹਾ ਹੈ", 2, 4)])
+def test_errors_in_vowel_signs_count(right, wrong, errors, words):
+    """Whisper's English normaliser makes them right, which is why it warns."""
+    for name in ("none", "basic", "indic"):
+        assert error_rates([right], [wrong], name, ["hi"]).wer == pytest.approx(errors / words)
+    with pytest.warns(UserWarning, match="removes vowel signs"):
+        assert error_rates([right], [wrong], "english").wer == 0
+
+
 # --- classification
+
+def test_recall_is_averaged_over_the_classes_of_the_references():
+    """A label that is only predicted has no recall: 3/4, where a macro average over all labels seen says 1/2."""
+    from sklearn.metrics import balanced_accuracy_score, recall_score
+
+    refs, hyps = list("aabb"), list("acbb")
+    found = classification_scores(refs, hyps, list("abc"))
+    assert found["uar"] == pytest.approx(3 / 4) == balanced_accuracy_score(refs, hyps)
+    assert recall_score(refs, hyps, average="macro", zero_division=0) == pytest.approx(1 / 2)
+
 
 def test_classification_by_hand():
     found = classification_scores(list("aaabbc"), ["a", "a", "b", "b", None, "c"], list("abcd"))
@@ -160,6 +236,18 @@ def test_min_dcf():
     assert min_dcf([0, 1, 2, 3], [1, 1, 0, 0]) == 1  # the trivial system is better
     assert min_dcf([4, 3, 2, 1], [1, 0, 1, 0]) == pytest.approx(0.5)  # accept one target: 0.01 * 0.5 / 0.01
     assert min_dcf([5, 4, 4, 4, 1], [0, 1, 1, 1, 0], p_target=0.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("p_target", [0.01, 0.05])
+@pytest.mark.parametrize("seed", range(3))
+def test_min_dcf_by_its_formula(seed, p_target):
+    """min_t (p P_miss + (1-p) P_fa) / min(p, 1-p), every threshold tried by counting."""
+    rng = np.random.default_rng(seed)
+    targets = rng.random(150) < 0.3
+    scores = np.round(rng.normal(2 * targets, 1), 1)
+    costs = [p_target * np.mean(scores[targets] < t) + (1 - p_target) * np.mean(scores[~targets] >= t)
+             for t in [*np.unique(scores), np.inf]]
+    assert min_dcf(scores, targets, p_target) == pytest.approx(min(costs) / p_target)
 
 
 # --- bootstrap

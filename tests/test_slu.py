@@ -304,7 +304,7 @@ def test_target_formats_of_the_task(data):
 def test_broken_table(data):
     write_text(data / "utt2slu", (data / "utt2slu").read_text().replace('"music"', "3"))
     with pytest.raises(SpeechMergeError, match=r"utt2slu:s0-000: found '\{.*expected \{\"scenario\""):
-        get_task("slu").examples(DataDir.read(data))
+        get_task("slu").examples(DataDir.read(data, check=False))
 
 
 # --- plain files, laid out as SLURP's

@@ -41,7 +41,7 @@ def run(args):
         return
     if args.split == "test":
         raise UsageError("--split test: what a merge is made of must not be seen in the test data; use train or dev")
-    from speechmerge.models.options import model_from
+    from speechmerge.models.options import configured, model_from
     from speechmerge.statistics import Options, Source, collect
     from speechmerge.systems import find_adapters, training_records
 
@@ -49,7 +49,10 @@ def run(args):
     systems = [system for _, system in find_adapters(args.adapters, args.exp_dir)]
     tasks = [adapter_task(system, args) for system in systems]
     data = [adapter_data(system, task, args) for system, task in zip(systems, tasks)]
-    model = model_from(args, training_records(systems, args.exp_dir))
+    records = training_records(systems, args.exp_dir)
+    model = model_from(args, records)
+    for task in configured(tasks, records, args):
+        task.adapt(model)
     sources = [Source(model, *each, args.split, options) for each in zip(systems, tasks, data)]
     for kind in kinds:
         for source, done in zip(sources, collect(sources, kind, options, args.force)):
