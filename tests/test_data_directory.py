@@ -192,3 +192,18 @@ def test_fingerprint_names_missing_audio(data):
     (data / "wav" / "s0-003.wav").unlink()
     with pytest.raises(SpeechMergeError, match="wav.scp:s0-003: cannot read .*s0-003.wav"):
         DataDir.read(data).fingerprint()
+
+
+def test_tables_that_are_no_labels_stand_beside_the_closed_set(data):
+    """utt2corpus and others are not compared with `labels`; the label table beside them still is."""
+    edit(data / "utt2keyword", lambda raw: raw.replace(b"s0-003 yes", b"s0-003 jes"))
+    shutil.copy(data / "utt2spk", data / "utt2corpus")
+    assert "label 'jes' is not in" in message(data)
+    (data / "utt2keyword").unlink()
+    assert DataDir.read(data).utterances["s0-003"].labels == {"corpus": "s0"}
+
+
+def test_writing_without_labels_removes_them(data):
+    found = DataDir.read(data)
+    DataDir(data, found.utterances, None).write()
+    assert DataDir.read(data).labels is None

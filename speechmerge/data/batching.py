@@ -113,6 +113,9 @@ class DurationBatchSampler:
             size = max(1, int(self.batch_seconds / (steps * self.STEP) + 1e-6))
             members = members.copy()
             order.shuffle(members)
+            if len(left) >= size:  # too many for a longer batch: they are one of their own
+                yield left
+                left = []
             members = left + members
             whole = len(members) // size * size
             for start in range(0, whole, size):

@@ -40,9 +40,11 @@ def decode(path, name: str | None = None, start: float | None = None, end: float
         samples, rate = decode_ark(*entry, name)
         samples = cut(samples, rate, start, end, name)
     else:
-        path = check_file(Path(path), name)
-        reader = decode_av if needs_av(path) else decode_soundfile
-        samples, rate = reader(path, name, start, end)
+        path, head = Path(path), read_head(path, name)
+        if needs_av(path, head):
+            samples, rate = decode_av(path, name, start, end)
+        else:
+            samples, rate = decode_soundfile(path, name, start, end, head)
     if len(samples) == 0:
         raise AudioError(name, "the audio has no samples")
     if not np.isfinite(samples).all():
@@ -51,12 +53,18 @@ def decode(path, name: str | None = None, start: float | None = None, end: float
     return samples, rate
 
 
-def check_file(path: Path, name: str) -> Path:
-    if not path.is_file():
-        raise AudioError(name, "no such audio file")
-    if path.stat().st_size == 0:
+def read_head(path, name: str) -> bytes:
+    """The first bytes, which tell the formats apart."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(12)
+    except FileNotFoundError as error:
+        raise AudioError(name, "no such audio file") from error
+    except OSError as error:
+        raise AudioError(name, f"cannot be opened ({error.strerror})") from error
+    if not head:
         raise AudioError(name, "the audio file is empty (0 bytes)")
-    return path
+    return head
 
 
 def stretch(frames: int, rate: int, start: float | None, end: float | None, name: str) -> tuple[int, int]:
@@ -81,10 +89,9 @@ def cut(samples: np.ndarray, rate: int, start, end, name: str) -> np.ndarray:
 # soundfile
 
 
-def decode_soundfile(path: Path, name: str, start=None, end=None) -> tuple[np.ndarray, int]:
+def decode_soundfile(path: Path, name: str, start, end, head: bytes) -> tuple[np.ndarray, int]:
     """Whatever libsndfile knows. A whole file is checked to be whole; of a stretch, only what it needs is read."""
-    problem = sphere_problem(path)
-    if problem:
+    if head.startswith(b"NIST_1A") and (problem := sphere_problem(path)):
         raise AudioError(name, problem)
     try:
         with soundfile.SoundFile(str(path)) as file:
@@ -97,7 +104,7 @@ def decode_soundfile(path: Path, name: str, start=None, end=None) -> tuple[np.nd
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".")
         raise AudioError(name, f"cannot be decoded, truncated or not audio ({reason})") from error
-    if missing := missing_wav_bytes(path):
+    if head.startswith(b"RIFF") and (missing := missing_wav_bytes(path)):
         raise AudioError(name, f"truncated, the last {missing} bytes are missing")
     if len(samples) < last - first:
         raise AudioError(name, f"truncated, found {len(samples)} of {last - first} samples")
@@ -108,7 +115,7 @@ def missing_wav_bytes(path: Path) -> int:
     """How many bytes a RIFF wav promises but lacks. libsndfile reads such a file to its end without a word."""
     with open(path, "rb") as file:
         head = file.read(12)
-        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        if len(head) < 12 or head[8:] != b"WAVE":
             return 0
         size = os.fstat(file.fileno()).st_size
         while len(chunk := file.read(8)) == 8:
@@ -122,10 +129,7 @@ def missing_wav_bytes(path: Path) -> int:
 def sphere_problem(path: Path) -> str | None:
     """Why a NIST SPHERE file cannot be used: compressed with shorten, which libsndfile does not know, or truncated."""
     with open(path, "rb") as file:
-        if file.read(7) != b"NIST_1A":
-            return None
         size = os.fstat(file.fileno()).st_size
-        file.seek(0)
         head = file.read(1024).decode("latin-1").splitlines()
     fields = {words[0]: words[2] for words in (line.split(None, 2) for line in head) if len(words) == 3}
     coding = fields.get("sample_coding", "pcm")
@@ -141,13 +145,11 @@ def sphere_problem(path: Path) -> str | None:
 # PyAV
 
 
-def needs_av(path: Path) -> bool:
+def needs_av(path: Path, head: bytes) -> bool:
     """Containers of MP4, Matroska and WebM, bare AAC and some telephone codecs: by their first bytes or their suffix."""
-    with open(path, "rb") as file:
-        head = file.read(12)
     if head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3":
         return True
-    return Path(path).suffix.lower() in AV_SUFFIXES and head[:4] not in (b"RIFF", b"fLaC", b"OggS")
+    return path.suffix.lower() in AV_SUFFIXES and head[:4] not in (b"RIFF", b"fLaC", b"OggS")
 
 
 def import_av(name: str):
@@ -199,7 +201,7 @@ def decode_ark(path: Path, offset: int, name: str) -> tuple[np.ndarray, int]:
     """One entry of an ark of audio, as wav-copy or kaldiio write it; arks of features are refused."""
     from kaldiio.matio import read_kaldi
 
-    check_file(path, name)
+    read_head(path, name)
     with open(path, "rb") as file:
         file.seek(offset)
         head = file.read(5)
@@ -237,7 +239,7 @@ def info(path) -> tuple[float, int, int]:
     path = Path(path)
     if not ark_entry(path) and path.is_file():
         try:
-            if needs_av(path):
+            if needs_av(path, read_head(path, str(path))):
                 return av_info(path)
             found = soundfile.info(str(path))
             return found.frames / found.samplerate, found.samplerate, found.channels

@@ -23,6 +23,9 @@ from speechmerge.files import write_text
 # utt2<name> tables that are not label tables; the last three are Kaldi's and ESPnet's and are ignored
 KNOWN_TABLES = {"utt2spk": "speaker", "utt2lang": "language", "utt2dur": "duration"}
 IGNORED_TABLES = {"utt2uniq", "utt2num_frames", "utt2num_samples"}
+# utt2<name> tables beside the label table: their values are text, JSON or origin, never out of `labels`
+FREE_TABLES = {"utt2corpus", "utt2gender", "utt2group", "utt2slu", "utt2question", "utt2answers", "utt2translation",
+               "utt2target_lang"}
 TARGET_WORDS = {"target": True, "nontarget": False}
 UNFILTERED = ".unfiltered"  # the tables as stage 1 wrote them, where `format` has filtered in place
 SAMPLE_BYTES = 1 << 16  # the audio's fingerprint reads this much of its beginning and of its end: 4 s of 16 kHz wav
@@ -303,7 +306,7 @@ def read_labels(path: Path) -> tuple[list[str] | None, list[Finding]]:
 
 def check_labels(path: Path, tables, labels) -> list[Finding]:
     """Where one label table stands beside `labels`, its values must come from there."""
-    names = [name for name in tables if name.startswith("utt2") and name not in KNOWN_TABLES]
+    names = [name for name in tables if name.startswith("utt2") and name not in {*KNOWN_TABLES, *FREE_TABLES}]
     if labels is None or len(names) != 1:
         return []
     return [Finding(str(path / names[0]), line, id, f"label {value!r} is not in {path / 'labels'}",

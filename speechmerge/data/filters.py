@@ -11,7 +11,7 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
-from speechmerge.data.directory import DataDir, Utterance
+from speechmerge.data.directory import FREE_TABLES, DataDir, Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
 
@@ -163,9 +163,10 @@ def by_value(data: DataDir, what: str, value_of, wanted: tuple[str, ...]):
 
 def label_table(data: DataDir, chosen: str | None) -> str:
     """The name of the label table that is meant."""
-    names = sorted({name for utterance in data.utterances.values() for name in utterance.labels})
-    if chosen and chosen not in names:
-        raise UsageError(f"--label-table {chosen!r}: {data.path} has no utt2{chosen}; {nearest(chosen, names)}")
+    tables = sorted({name for utterance in data.utterances.values() for name in utterance.labels})
+    if chosen and chosen not in tables:
+        raise UsageError(f"--label-table {chosen!r}: {data.path} has no utt2{chosen}; {nearest(chosen, tables)}")
+    names = [name for name in tables if f"utt2{name}" not in FREE_TABLES]
     if not chosen and len(names) != 1:
         raise UsageError(f"{data.path} has {len(names)} label tables ({', '.join(names) or 'none'}); name one with "
                          "--label-table, as `intent` for utt2intent")

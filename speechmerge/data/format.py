@@ -43,7 +43,7 @@ def format_dir(source, target=None, *, min_duration: float = 0.1, max_duration: 
     if filters.draws():
         measured = parallel(lambda one: [measure(*one, settings)], [[u] for u in data.utterances.values()], jobs)
         data = replace(data, utterances=usable(data.path, measured, bounds, drop_bad, dropped))
-    data, steps = apply(data, filters, training_split(source, settings) if filters.speakers else None)
+    data, steps = apply(data, filters, training_split(source, filters, settings) if filters.speakers else None)
     converter = Converter(target / "audio", settings)
     groups = share_audio(data.utterances.values())
     done = parallel(converter.convert, groups, jobs, f"format {source}" if progress else None)
@@ -57,12 +57,14 @@ def format_dir(source, target=None, *, min_duration: float = 0.1, max_duration: 
     return found
 
 
-def training_split(source: Path, settings: Settings) -> DataDir | None:
-    """`train` beside a split, as stage 1 wrote it: where speakers are the labels, those of all splits follow from it."""
+def training_split(source: Path, filters: Filters, settings: Settings) -> DataDir | None:
+    """`train` beside a split: where speakers are the labels, those of all splits follow from it. As it is when its
+    own speakers are counted."""
     train = source.resolve().parent / "train"
     if train == source.resolve() or not (train / "wav.scp").is_file():
         return None
-    return starting_tables(train, settings.allow_pipes)
+    earlier = Filters(filters.remove_empty_text, filters.languages, filters.labels, filters.label_table)
+    return apply(starting_tables(train, settings.allow_pipes), earlier)[0]
 
 
 def share_audio(utterances) -> list[list[Utterance]]:
