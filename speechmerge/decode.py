@@ -56,8 +56,8 @@ def hypotheses(model: SpeechModel, task, examples, labels=None, options=Options(
     """Yield lists of Hypothesis, batch by batch. Utterances of a batch have equal context and equally long prefixes, so
     batches change nothing.
 
-    labels: score these too (None: generate only). Every label is a row of the decoder: 1251 speakers cost about as much as
-    generating 1251 names, in chunks that fit in memory; the encoder runs once.
+    labels: score these too (None: generate only). The encoder runs once for both; 1251 labels cost about as much of the
+    decoder as writing one text of 1251 x 2 words.
     batches: indices into `examples`; default all, see plan().
     """
     cache = cache if cache is not None else FeatureCache()

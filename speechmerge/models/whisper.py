@@ -15,11 +15,14 @@ from torch import nn
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel, require_files
+from speechmerge.models.label_tree import chunks, score_tree
 from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
 
 log = logging.getLogger(__name__)
 IGNORED = -100  # label of positions without loss
-CACHE_BYTES = 1 << 28  # decoder cache of one chunk of labels while they are scored
+CACHE_BYTES = 1 << 28  # decoder cache of one chunk of labels while they are scored; also logits of a block of a label tree
+FEW_LABELS = 32  # more are scored as a tree
+TREE_TOKENS = 768  # of one tree, before labels share their beginnings: attention within it grows with the square
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -232,10 +235,19 @@ class Whisper(SpeechModel):
         self.core.eval()
         prefix = batch["decoder_input_ids"].to(self.device)
         targets = [self.target_ids(label) for label in labels]
+        if len(labels) > FEW_LABELS:
+            return self._score_many(batch, prefix, targets)
         scores = []
         for start in range(0, len(labels), self._labels_at_once(batch)):
             scores.append(self._score(batch, prefix, targets[start : start + self._labels_at_once(batch)]))
         return torch.cat(scores, dim=1)
+
+    def _score_many(self, batch, prefix, targets):
+        encoded, scores = self.encode(batch)[0], torch.empty(len(prefix), len(targets))
+        for chosen in chunks(targets, TREE_TOKENS):
+            found = score_tree(self.core, encoded, prefix, [targets[i] for i in chosen], CACHE_BYTES)
+            scores[:, chosen] = found.cpu()
+        return scores
 
     def _labels_at_once(self, batch) -> int:
         config, encoded = self.core.config, self.encode(batch)[0]
