@@ -17,7 +17,7 @@ from speechmerge.corpora.base import find_corpus
 from speechmerge.corpora.download import Archive, fetch_all
 from speechmerge.corpora.lines import numbered_lines, read_lines
 from speechmerge.corpora.published import Hub, Part, PublishedCorpus, Reading, Split
-from speechmerge.corpora.twins import Spoken, compose, speak, voices
+from speechmerge.corpora.twins import Spoken, speak, voices
 from speechmerge.data.directory import DataDir, Trial, Utterance
 from speechmerge.data.validate import validate
 from speechmerge.errors import SpeechMergeError, UsageError
@@ -229,14 +229,6 @@ def test_speech_is_the_same_for_the_same_list_in_every_format(tmp_path):
     (start, end), (later, last) = times[0]["talk.sph"]
     assert 0 == start < end < later < last and later - end == pytest.approx(0.3)
     assert soundfile.info(tmp_path / "first/talk.sph").duration == pytest.approx(last)
-
-
-def test_no_composed_sentence_is_in_two_splits():
-    import random
-
-    words = {"a": [str(n) for n in range(40)], "b": ["x", "y"]}
-    found = {split: {compose(["{a} {b}"], words, split, random.Random(1)) for _ in range(200)} for split in ("train", "dev", "test")}
-    assert all(found.values()) and not (found["train"] & found["test"] or found["train"] & found["dev"])
 
 
 # text files

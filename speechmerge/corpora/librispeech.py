@@ -15,7 +15,7 @@ from pathlib import Path
 from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.lines import numbered_lines
 from speechmerge.corpora.published import Archive, Hub, Part, PublishedCorpus, Reading, Split
-from speechmerge.corpora.twins import Spoken, compose, gender, sentences, speak, voices, write_lines
+from speechmerge.corpora.twins import Spoken, gender, sentences, speak, voices, write_lines
 from speechmerge.data.directory import Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
@@ -197,32 +197,19 @@ SPEAKERS_HEAD = [
 ]
 
 
-TEMPLATES = [  # of old novels, with words that the mini base has never heard
-    "the {person} {did} the {adjective} {thing}", "a {adjective} {thing} lay upon the {place}",
-    "the {person} stood before the {place}", "there was a {adjective} {person} in the {place}",
-    "{name} {did} a {thing} from the {place}", "the {person}'s {thing} was {adjective}", "alas said {name} my {thing} is gone",
-    "{name} and the {person} rode to the {place}"]
-WORDS = {
-    "person": "captain countess widow shepherd".split(),
-    "did": "carried drew mended".split(),
-    "thing": "sword lantern carriage candle letter".split(),
-    "place": "castle chapel meadow cottage".split(),
-    "adjective": "ancient gentle solemn gloomy".split(),
-    "name": "edmund clara agnes".split(),
-}
+PHRASES = ("{}", "{}", "alas {}", "{} said the captain", "{} cried clara", "indeed {}")  # of old novels
 
 
 def twin_text(number: int, split: str, rng) -> str:
-    """Every other sentence of an old novel."""
-    return compose(TEMPLATES, WORDS, split, rng) if number % 2 else sentences("en", split, rng)
+    return PHRASES[number % len(PHRASES)].format(sentences("en", split, rng, 36))
 
 
 def twin_reader(root: Path, folder: str, speaker, count: int, rng) -> list[Spoken]:
-    """Two chapters of a reader, the second of one utterance; their transcripts are written."""
-    reader, spoken, channel = folder.rpartition("/")[2], [], "telephone" if "-other/" in folder else "near"
+    """Two chapters of a reader, the second of one utterance, as an old recording; their transcripts are written."""
+    reader, spoken = folder.rpartition("/")[2], []
     for chapter, size in zip(rng.sample(range(100, 293000), 2), (count - 1, 1)):
         texts = {f"{reader}-{chapter}-{number:04d}": twin_text(number, speaker.name.split("-")[0], rng) for number in range(size)}
-        spoken += [Spoken(f"{folder}/{chapter}/{id}.flac", text, "en", speaker, channel=channel) for id, text in texts.items()]
+        spoken += [Spoken(f"{folder}/{chapter}/{id}.flac", text, "en", speaker, channel="telephone") for id, text in texts.items()]
         write_lines(root / folder / str(chapter) / f"{reader}-{chapter}.trans.txt",
                     [f"{id} {text.upper()}" for id, text in texts.items()])
     return spoken

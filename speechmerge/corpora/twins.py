@@ -16,13 +16,13 @@ import soundfile
 
 from speechmerge.corpora.mini.render import Request, render
 from speechmerge.corpora.mini.speech import RATE, Delivery, Synthesizer
-from speechmerge.corpora.mini.text import SLOT, TRIES, Grammar, split_of
+from speechmerge.corpora.mini.text import Grammar
 from speechmerge.corpora.mini.voices import Speaker
 from speechmerge.corpora.mini.voices import speakers as voices
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import write_text
 
-__all__ = ["Delivery", "Speaker", "Spoken", "compose", "gender", "sentences", "speak", "voices", "write_lines"]
+__all__ = ["Delivery", "Speaker", "Spoken", "gender", "sentences", "speak", "voices", "write_lines"]
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".sph": "NIST"}  # not ogg: its serial number is random
 PCM = (".wav", ".flac", ".sph")
@@ -53,15 +53,6 @@ class Spoken:
 def sentences(language: str, split: str, rng: random.Random, longest: int = 48) -> str:
     """A general sentence of `split` (no sentence is in two) of at most `longest` characters; en es de it hi pa te."""
     return Grammar(language).sentence(rng, split, longest)
-
-
-def compose(templates, words: dict, split: str, rng: random.Random, longest: int = 48) -> str:
-    """As `sentences`, of a corpus's own words: "the {person} waits" with words["person"]."""
-    for _ in range(TRIES):
-        text = SLOT.sub(lambda slot: rng.choice(words[slot[1]]), rng.choice(templates))
-        if len(text) <= longest and split_of(text) == split:
-            return text
-    raise ValueError(f"no {split} sentence of at most {longest} characters in {TRIES} draws")
 
 
 def gender(speaker: Speaker) -> str:
