@@ -143,7 +143,7 @@ def from_row(row: dict, language: str, text: str = "published") -> Utterance | N
     return utterance if utterance.text else None
 
 
-def twin(root: Path, folder: str, language: str, seed: int) -> list[Spoken]:
+def twin(root: Path, folder: str, language: str, seed: int, sentence=sentences) -> list[Spoken]:
     """Writes a language's tables below root/folder; what is to be spoken, paths below root."""
     rng, spoken, tables = random.Random(f"common_voice:{language}:{seed}"), [], {}
     top = Path(folder) / TWIN_RELEASE / locale(language)
@@ -152,7 +152,7 @@ def twin(root: Path, folder: str, language: str, seed: int) -> list[Spoken]:
         group = voices(split)[-5:]
         clients = {voice.name: "".join(rng.choices("0123456789abcdef", k=128)) for voice in group}
         for place in range(count):
-            voice, text = group[place % len(group)], sentences(language, split, rng)
+            voice, text = group[place % len(group)], sentence(language, split, rng)
             name = f"common_voice_{locale(language)}_{next(numbers)}.mp3"
             spoken.append(Spoken(str(top / "clips" / name), text, language, voice, rate=48000, seed=seed))
             tables.setdefault(table, []).append(twin_row(clients[voice.name], name, written(text, language, place), voice, place))

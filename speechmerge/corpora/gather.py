@@ -63,8 +63,9 @@ def make_utterance(source: str, language: str, *, speaker: str, name: str, text:
     `segment`: start and end in seconds inside `audio`.
     """
     speaker = f"{source}-{language}-{safe(speaker)}"
-    labels = {"corpus": source, "gender": gender_letter(gender), "group": f"{source}-{language}-{safe(group or name)}"}
-    return Utterance(f"{speaker}-{safe(name)}", str(audio), tidy(text), speaker, language, labels=labels, segment=segment)
+    id = f"{speaker}-{safe(name)}"
+    labels = {"corpus": source, "gender": gender_letter(gender), "group": f"{source}-{language}-{safe(group)}" if group else id}
+    return Utterance(id, str(audio), tidy(text), speaker, language, labels=labels, segment=segment)
 
 
 def safe(name) -> str:
@@ -96,13 +97,12 @@ def plain(text: str) -> str:
 
 
 def in_script(text: str, language: str) -> bool:
-    """Whether at least half of the letters are those of the language; true of languages that are not in SCRIPTS.
-
-    Vowel signs count as letters: without them a Telugu word would weigh half of a Latin one.
-    """
-    first, last = SCRIPTS.get(language, (0, 0x10FFFF))
-    letters = [ord(c) for c in text if unicodedata.category(c)[0] in "LM"]
-    return 2 * sum(first <= letter <= last for letter in letters) >= len(letters)
+    """Whether at least half of the words have a letter of the language; true of languages that are not in SCRIPTS."""
+    if language not in SCRIPTS:
+        return True
+    first, last = SCRIPTS[language]
+    words = [word for word in text.split() if any(c.isalpha() for c in word)]
+    return 2 * sum(any(first <= ord(c) <= last for c in word) for word in words) >= len(words)
 
 
 def stem(name) -> str:

@@ -171,7 +171,7 @@ def from_row(row: dict, language: str) -> Utterance:
                           group=f"{speaker}-{book}")
 
 
-def twin(root: Path, folder: str, seed: int) -> list[Spoken]:
+def twin(root: Path, folder: str, seed: int, sentence=sentences) -> list[Spoken]:
     """Writes the tables of mls_italian below root/folder; what is to be spoken, paths below root."""
     rng, spoken, meta = random.Random(f"mls:{seed}"), [], []
     top = Path(folder) / "mls_italian"
@@ -182,7 +182,7 @@ def twin(root: Path, folder: str, seed: int) -> list[Spoken]:
         lines = []
         for place in range(count):
             number = list(speakers)[place % len(speakers)]
-            id, text = f"{number}_{number + 1700}_{place:06d}", sentences("it", split, rng)
+            id, text = f"{number}_{number + 1700}_{place:06d}", sentence("it", split, rng)
             spoken.append(Spoken(str(top / split / "audio" / str(number) / str(number + 1700) / f"{id}.flac"), text, "it",
                                  speakers[number], seed=seed))
             lines.append(f"{id}\t{text}")

@@ -50,7 +50,7 @@ class AI4Bharat(PublishedCorpus):
 
         splits: `published`, or `speaker`: no speaker of dev or test in train, sets of dev_share and test_share of each
         source. text: `published`, or `plain`, lower case without punctuation. other_script: what becomes of a line that
-        is not in the language's script. latin: of Latin letters in IndicVoices.
+        is not in the language's script. latin: of Latin letters in IndicVoices. test_by_source: also test_<source>.
         """
 
         sources: tuple[str, ...] = tuple(SOURCES)
@@ -59,6 +59,7 @@ class AI4Bharat(PublishedCorpus):
         split_seed: int = 0
         dev_share: float = 0.05
         test_share: float = 0.1
+        test_by_source: bool = False
         text: str = "published"
         other_script: str = "keep"
         kathbath_sets: tuple[str, ...] = ("train", "dev", "test", "test_known")
@@ -102,8 +103,7 @@ class AI4Bharat(PublishedCorpus):
                     raise SpeechMergeError(f"{folder}: {source} is not there, expected {SOURCES[source].layout}. "
                                            f"{SOURCES[source].obtain} Or leave it out: --param sources={others(options, source)}")
                 self.take(SOURCES[source].read(folder, language, options), options, reading)
-        self.check_languages(reading, options)
-        return reading
+        return self.whole(reading, options)
 
     def take(self, found: Gathered, options, reading: Reading):
         """One source in one language into the whole: its splits, its text, what is to be known of it."""
@@ -132,14 +132,18 @@ class AI4Bharat(PublishedCorpus):
         else:
             found.skip("nothing but punctuation")
 
-    def check_languages(self, reading: Reading, options):
-        """Every language needs train, dev and test."""
+    def whole(self, reading: Reading, options) -> Reading:
+        """Every language needs train, dev and test. With test_by_source each source's part of test is a split as well."""
         for language in options.languages:
             for split in MAIN:
                 own = reading.splits.get(split, Split({})).utterances.values()
                 if not any(utterance.language == language for utterance in own):
                     raise SpeechMergeError(f"ai4bharat {language}: nothing for {split} in {', '.join(sources_of(options, language))}; "
                                            "give a source that has it, or --param splits=speaker")
+        if options.test_by_source:
+            for id, utterance in reading.splits["test"].utterances.items():
+                reading.splits.setdefault(f"test_{utterance.labels['corpus']}", Split({})).utterances[id] = utterance
+        return reading
 
     def expected(self, task, options) -> dict[str, int]:
         """Known where MLS is all there is; the others' publishers give hours, not counts."""
@@ -162,7 +166,7 @@ class AI4Bharat(PublishedCorpus):
         reading = Reading({})
         for found in hub.read_sources(options, Path(output_dir), hub_id, revision, streaming):
             self.take(found, options, reading)
-        self.check_languages(reading, options)
+        reading = self.whole(reading, options)
         request = Request(Path(output_dir), seed, nj, mini, source, allow_incomplete)
         self.check_counts("asr", reading, options, request)
         return self.write(Path(output_dir), "asr", reading, options)

@@ -110,7 +110,7 @@ def clean(text: str, latin: str) -> str:
 
 def hub(language: str) -> Hub:
     return Hub("ai4bharat/IndicVoices", {split: [Part(LANGUAGES[language].lower(), name)] for split, name in SETS.items()},
-               audio="audio_filepath")
+               audio="audio_filepath", names=("gender",))
 
 
 def from_row(row: dict, number: int, language: str, options) -> Utterance | None:

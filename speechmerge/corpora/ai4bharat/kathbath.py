@@ -76,7 +76,7 @@ def hub(language: str) -> Hub:
     """Train and valid only: the test sets are in the archives alone."""
     parts = {"train": "train", "dev": "valid"}
     return Hub("ai4bharat/Kathbath", {split: [Part(LANGUAGES[language], name)] for split, name in parts.items()},
-               audio="audio_filepath")
+               audio="audio_filepath", names=("gender",))
 
 
 def from_row(row: dict, number: int, language: str, options) -> Utterance | None:

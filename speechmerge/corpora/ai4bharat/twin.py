@@ -10,8 +10,9 @@ from pathlib import Path
 
 from speechmerge.corpora import common_voice_asr, mls
 from speechmerge.corpora.ai4bharat import indicvoices, kathbath, shrutilipi
+from speechmerge.corpora.ai4bharat.news import sentence
 from speechmerge.corpora.ai4bharat.sources import sources_of
-from speechmerge.corpora.twins import Spoken, gender, sentences, speak, voices, write_lines
+from speechmerge.corpora.twins import Spoken, gender, speak, voices, write_lines
 
 INDIAN = ("hi", "pa", "te")
 KATHBATH = {"train": 24, "dev": 4, "test": 6, "test_known": 4, "test_noisy": 6, "test_known_noisy": 4}
@@ -29,7 +30,10 @@ def expected(options) -> dict[str, int]:
     counts = Counter()
     for language in options.languages:
         for source in sources_of(options, language):
-            counts.update(source_counts(source, language, options))
+            own = source_counts(source, language, options)
+            counts.update(own)
+            if options.test_by_source and own.get("test"):
+                counts[f"test_{source}"] += own["test"]
     return dict(counts)
 
 
@@ -47,10 +51,10 @@ def source_counts(source: str, language: str, options) -> dict[str, int]:
 
 def write(root: Path, seed: int, nj: int):
     """Tables first, then the audio, then the transcripts that need its times."""
-    spoken = mls.twin(root, "mls", seed)
+    spoken = mls.twin(root, "mls", seed, sentence)
     recordings: list[Spoken] = []
     for language in (*INDIAN, "it"):
-        spoken += common_voice_asr.twin(root, "common_voice", language, seed)
+        spoken += common_voice_asr.twin(root, "common_voice", language, seed, sentence)
     for language in INDIAN:
         rng = random.Random(f"ai4bharat:{language}:{seed}")
         spoken += write_kathbath(root, language, rng, seed) + write_shrutilipi(root, language, rng, seed)
@@ -69,7 +73,7 @@ def write_kathbath(root: Path, language: str, rng, seed: int) -> list[Spoken]:
         folder, lines = Path("kathbath") / tops[0] / kathbath.LANGUAGES[language] / name, []
         group = voices("train" if name == "test_known" else split.split("_")[0])[:8]
         for place in range(count):
-            voice, text = group[place % len(group)], sentences(language, split.split("_")[0], rng)
+            voice, text = group[place % len(group)], sentence(language, split.split("_")[0], rng)
             clip = f"{rng.randrange(10 ** 14, 10 ** 15)}-{numbers[voice.name]}-{gender(voice).lower()}.m4a"
             spoken.append(Spoken(str(folder / "audio" / clip), text, language, voice, seed=seed))
             lines.append(f"{clip}\t{text.replace(' ', chr(0xA0), 1) if place % 5 == 0 else text}")
@@ -85,7 +89,7 @@ def write_shrutilipi(root: Path, language: str, rng, seed: int) -> list[Spoken]:
     for bulletin, voice in zip(range(BULLETINS), voices("train")[8:]):
         date = f"{language.upper()}-2021-0{bulletin + 1}-14-0700"
         for number in range(SENTENCES):
-            text, clip = sentences(language, "train", rng), f"{date}/sent_{number}.wav"
+            text, clip = sentence(language, "train", rng), f"{date}/sent_{number}.wav"
             spoken.append(Spoken(str(folder / clip), text, language, voice, seed=seed))
             clips.append(f"{clip}\t{16000 + 320 * number}")
             texts.append(text)
@@ -102,7 +106,7 @@ def indicvoices_recordings(language: str, rng, seed: int) -> list[Spoken]:
         folder = Path("indicvoices") / indicvoices.LANGUAGES[language] / "v1" / name
         group = iter(voices(split))
         for place in range(ALONE[split]):
-            texts = [sentences(language, split, rng) for _ in range(STRETCHES[split])]
+            texts = [sentence(language, split, rng) for _ in range(STRETCHES[split])]
             if split == "train" and place == 0:
                 texts[1] = MIXED[language]
             found.append(recording(folder / f"{rng.randrange(10 ** 14, 10 ** 15)}.wav", texts, [0] * len(texts), language,
@@ -110,7 +114,7 @@ def indicvoices_recordings(language: str, rng, seed: int) -> list[Spoken]:
         for _ in range(TALKS[split]):
             talk = uuid.UUID(int=rng.getrandbits(128), version=4)
             for track in range(2):
-                texts = [ASKED[language], *(sentences(language, split, rng) for _ in range(STRETCHES[split]))]
+                texts = [ASKED[language], *(sentence(language, split, rng) for _ in range(STRETCHES[split]))]
                 found.append(recording(folder / f"{talk}_{track}.wav", texts, [1] + [0] * STRETCHES[split], language,
                                        next(group), seed))
     return found
