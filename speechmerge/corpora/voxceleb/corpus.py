@@ -5,19 +5,19 @@
     speechmerge prepare --corpus voxceleb --corpus-dir /corpora --tasks speaker_id --param speakers=100
 
 speaker_id goes by `iden_split.txt` (`<1 train, 2 dev, 3 test> id10003/na8-QEFmj44/00003.wav`), whose utterances lie in
-`dev/` as well as in `test/`. speaker_ver is tested on the publisher's trials (`<1 same, 0 not> <wav> <wav>`) and trained
-on pairs that are drawn here, of speakers who are in no trial.
+`dev/` as well as in `test/`. speaker_ver is tested on the publisher's trials (`<1 same, 0 not> <wav> <wav>`) and
+trained on pairs that are drawn here, of speakers who are in no trial.
 """
 import logging
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.download import Archive, fetch_all
 from speechmerge.corpora.lines import numbered_lines
-from speechmerge.corpora.published import PublishedCorpus, Reading, Split
+from speechmerge.corpora.published import TWIN, PublishedCorpus, Reading, Split
 from speechmerge.corpora.voxceleb import twin
 from speechmerge.corpora.voxceleb.archives import AUDIO, FOLDERS, provide_folders
 from speechmerge.corpora.voxceleb.pairs import draw_pairs
@@ -31,6 +31,7 @@ TRIALS = {"O": "veri_test.txt", "O-cleaned": "veri_test2.txt", "E": "list_test_a
           "E-cleaned": "list_test_all2.txt", "H": "list_test_hard.txt", "H-cleaned": "list_test_hard2.txt"}
 IDENTIFICATION = ("iden_split.txt", "veri_test_class.txt")  # the latter is s3prl's name of the same list
 SPEAKERS = "vox1_meta.csv"
+LABELS = ("auto", "id", "name")
 SPLITS = {"1": "train", "2": "dev", "3": "test"}
 COUNTS = {"train": 138361, "dev": 6904, "test": 8251}
 TRIAL_COUNTS = {"O": 37720}
@@ -48,8 +49,8 @@ class VoxCeleb(PublishedCorpus):
     homepage = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html"
     layout = "VoxCeleb1/{dev,test}/wav/id1XXXX/<video>/<number>.wav, or vox1_dev_wav_parta{a..d} and vox1_test_wav.zip"
     obtain = ("Register with the publisher (form on https://mm.kaist.ac.kr/datasets/voxceleb/), fetch "
-              "vox1_dev_wav_partaa, -ab, -ac, -ad and vox1_test_wav.zip into the folder that you give as --corpus-dir: they are joined, "
-              "checked and unpacked there. Or let a copy on Hugging Face be fetched: --param fetch=true.")
+              "vox1_dev_wav_partaa, -ab, -ac, -ad and vox1_test_wav.zip into the folder that you give as --corpus-dir: "
+              "they are joined, checked and unpacked there. Or let a copy on Hugging Face be fetched: --param fetch=true.")
 
     @dataclass(frozen=True)
     class Options:
@@ -60,6 +61,9 @@ class VoxCeleb(PublishedCorpus):
         speakers are both women or both men. other_video: a speaker's pair comes from two videos, where there are two.
         speakers: only so many, drawn at random (speaker_ver: of those to train on). longest: seconds of a file that
         are used, 0: all. draw: seed of what is drawn. fetch: the audio from ProgramComputer/voxceleb on Hugging Face.
+
+        labels: of speaker_id, `id`, or `name`, as vox1_meta.csv has it, in lower case; auto: ids, but names in the
+        miniature, since the mini base writes no numbers.
         """
 
         trials: str = "O"
@@ -70,11 +74,14 @@ class VoxCeleb(PublishedCorpus):
         speakers: int = 0
         longest: float = 30.0
         draw: int = 1
+        labels: str = "auto"
         fetch: bool = False
 
         def __post_init__(self):
             if self.trials not in TRIALS:
                 raise UsageError(f"voxceleb: no trials {self.trials!r}; {nearest(self.trials, TRIALS)}")
+            if self.labels not in LABELS:
+                raise UsageError(f"voxceleb: labels {self.labels!r}; {nearest(self.labels, LABELS)}")
             if min(self.positive_pairs, self.negative_pairs) < 1 or self.speakers < 0 or self.longest < 0:
                 raise UsageError("voxceleb: expected positive_pairs and negative_pairs of 1 or more, speakers and "
                                  "longest of 0 or more")
@@ -101,6 +108,14 @@ class VoxCeleb(PublishedCorpus):
         if task == "speaker_ver":
             return {"test": twin.TRIALS[TRIALS[options.trials]]}
         return {} if options.speakers else {split: count * twin.SPEAKERS for split, count in twin.COUNTS.items()}
+
+
+@dataclass(frozen=True)
+class Person:
+    """A speaker; names without blanks, in lower case."""
+
+    name: str
+    gender: str  # f or m
 
 
 class Finder:
@@ -133,27 +148,27 @@ class Finder:
         places = (self.root, self.root / "VoxCeleb1", self.root / "meta", self.root / "vox1")
         return next((place / name for name in names for place in places if (place / name).is_file()), None)
 
-    def genders(self, needed: bool) -> dict[str, str]:
-        """{speaker: "f" or "m"}; nothing where vox1_meta.csv is not there and not needed."""
+    def table(self, needed: bool) -> dict[str, Person]:
+        """The speakers of vox1_meta.csv; nothing where it is not there and not needed."""
         path = self.list(SPEAKERS) if needed else self.optional(SPEAKERS)
-        return read_genders(path) if path else {}
+        return read_table(path) if path else {}
 
 
 def utterance_id(wav: str) -> str:
     return wav.removesuffix(".wav").replace("/", "-")
 
 
-def read_genders(path: Path) -> dict[str, str]:
-    """From vox1_meta.csv, which is separated by tabs: id, name, gender, nationality, set."""
-    genders = {}
+def read_table(path: Path) -> dict[str, Person]:
+    """{id: speaker} of vox1_meta.csv, which is separated by tabs: id, name, gender, nationality, set."""
+    people = {}
     for number, line in numbered_lines(path):
         fields = [field.strip() for field in line.split("\t")]
         if number > 1:
             if len(fields) != 5 or fields[2].lower() not in ("f", "m"):
                 raise SpeechMergeError(f"{path}:{number}: found {line[:60]!r}, expected id, name, m or f, nationality, "
                                        "set, separated by tabs (vox2_meta.csv, with commas, is another file)")
-            genders[fields[0]] = fields[2].lower()
-    return genders
+            people[fields[0]] = Person("_".join(fields[1].lower().split()), fields[2].lower())
+    return people
 
 
 def read_list(path: Path, wavs: int, marks: str) -> list[tuple[int, str, list[str]]]:
@@ -169,18 +184,19 @@ def read_list(path: Path, wavs: int, marks: str) -> list[tuple[int, str, list[st
     return rows
 
 
-def labels_of(wav: str, genders: dict[str, str]) -> dict[str, str]:
-    """utt2gender and utt2group, the video: only together, and only where all speakers are known."""
+def labels_of(wav: str, people: dict[str, Person]) -> dict[str, str]:
+    """utt2group, the video, and utt2gender where vox1_meta.csv is there."""
     speaker, video, _ = wav.split("/")
-    return {"gender": genders[speaker], "group": f"{speaker}/{video}"} if genders else {}
+    gender = {"gender": people[speaker].gender} if people else {}
+    return {"group": f"{speaker}/{video}", **gender}
 
 
-def known_genders(genders: dict[str, str], speakers) -> dict[str, str]:
-    unknown = sorted(set(speakers) - genders.keys()) if genders else []
+def known_people(people: dict[str, Person], speakers) -> dict[str, Person]:
+    unknown = sorted(set(speakers) - people.keys()) if people else []
     if unknown:
         raise SpeechMergeError(f"{SPEAKERS}: says nothing of {len(unknown)} speakers, the first is {unknown[0]}; "
                                f"fetch it from {META_URL}")
-    return genders
+    return people
 
 
 def some_speakers(speakers, options) -> list[str]:
@@ -196,14 +212,16 @@ def some_speakers(speakers, options) -> list[str]:
 def read_identification(finder: Finder, options) -> Reading:
     path = finder.list(*IDENTIFICATION)
     rows = [(SPLITS[mark], wav) for _, mark, (wav,) in read_list(path, 1, "123")]
-    labels = some_speakers({wav.split("/")[0] for _, wav in rows}, options)
-    genders = known_genders(finder.genders(needed=False), labels)
-    reading, chosen = Reading({split: Split({}, labels) for split in SPLITS.values()}), set(labels)
+    chosen = some_speakers({wav.split("/")[0] for _, wav in rows}, options)
+    named = options.labels == "name" or options.labels == "auto" and (finder.root / TWIN).is_file()
+    people = known_people(finder.table(needed=named), chosen)
+    labels = {id: people[id].name if named else id for id in chosen}
+    reading = Reading({split: Split({}, list(labels.values())) for split in SPLITS.values()})
     for split, wav in rows:
-        if wav.split("/")[0] not in chosen:
+        if wav.split("/")[0] not in labels:
             reading.skipped["utterances of other speakers"] += 1
             continue
-        utterance = finder.utterance(wav, labels_of(wav, genders))
+        utterance = replace(finder.utterance(wav, labels_of(wav, people)), speaker=labels[wav.split("/")[0]])
         if reading.splits[split].utterances.setdefault(utterance.id, utterance) is not utterance:
             raise SpeechMergeError(f"{path}: {wav} stands there twice; fetch it from {META_URL}")
     return reading
@@ -214,15 +232,15 @@ def read_verification(finder: Finder, options) -> Reading:
     tested = {wav.split("/")[0] for wav in wavs.values()}
     own = untested(finder, tested) if options.trials in ("O", "O-cleaned") else {}
     speakers = some_speakers(own, options) if own else []
-    genders = known_genders(finder.genders(options.same_gender), {*speakers, *tested})
-    utterances = {id: finder.utterance(wav, labels_of(wav, genders)) for id, wav in wavs.items()}
+    people = known_people(finder.table(options.same_gender), {*speakers, *tested})
+    utterances = {id: finder.utterance(wav, labels_of(wav, people)) for id, wav in wavs.items()}
     splits = {"test": Split(utterances, trials=trials)}
     if not speakers:
         log.warning("voxceleb: trials %s are about all speakers: train and dev are not made, the test set is for a "
                     "model that is trained elsewhere", options.trials)
         return Reading(splits)
     for split, names in dev_speakers(speakers, options).items():
-        splits[split] = pair_split(finder, {name: sorted(own[name]) for name in names}, genders, options)
+        splits[split] = pair_split(finder, {name: sorted(own[name]) for name in names}, people, options)
     return Reading(splits)
 
 
@@ -258,11 +276,12 @@ def dev_speakers(speakers: list[str], options) -> dict[str, list[str]]:
     return {"train": [name for name in speakers if name not in dev], "dev": sorted(dev)}
 
 
-def pair_split(finder: Finder, own: dict[str, list[str]], genders: dict[str, str], options) -> Split:
+def pair_split(finder: Finder, own: dict[str, list[str]], people: dict[str, Person], options) -> Split:
     """Pairs of the utterances of these speakers, and the utterances that are in a pair."""
-    pairs = draw_pairs(own, genders if options.same_gender else {}, options)
+    genders = {id: person.gender for id, person in people.items()} if options.same_gender else {}
+    pairs = draw_pairs(own, genders, options)
     used = sorted({wav for first, second, _ in pairs for wav in (first, second)})
-    utterances = {utterance_id(wav): finder.utterance(wav, labels_of(wav, genders)) for wav in used}
+    utterances = {utterance_id(wav): finder.utterance(wav, labels_of(wav, people)) for wav in used}
     trials = []
     for *pair, same in pairs:
         first, second = map(utterance_id, pair)
