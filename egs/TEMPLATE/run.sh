@@ -10,7 +10,7 @@ root=$PWD
 until [[ -z $root || -e $root/utils/run.sh ]]; do root=${root%/*}; done
 
 defaults() { # any option of --help; what is derived from them follows, so that --tasks on the command line changes everything
-    corpus="" # a name of `speechmerge list corpora`; empty: local/data.sh makes data/<task>/<split>
+    corpus="" # a name of `speechmerge list corpora`, or a reader of yours, local/corpus.py; empty: local/data.sh makes data/
     tasks="asr intent"
     model=openai/whisper-base # or a folder
     merges="uniform ties"
