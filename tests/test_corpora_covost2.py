@@ -37,12 +37,15 @@ def tone(path):
 def covost(tmp_path):
     root = tmp_path / "covost"
     folder = root / "cv-corpus-4-2019-12-10/it"
-    rows = [f"c{number}\t{path}\t" + sentence.replace("\t", "\\\t") + "\t2\t1" for number, (path, sentence, _, _) in enumerate(CLIPS)]
+    sentences = {path: sentence.replace("\t", "\\\t") for path, sentence, *_ in CLIPS}
+    rows = [f"c{number}\t{path}\t{sentence}\t2\t1" for number, (path, sentence) in enumerate(sentences.items())]
     for path, *_ in CLIPS:
         tone(folder / "clips" / path)
     (folder / "clips/common_voice_it_5.mp3").write_bytes(b"")
-    (folder / "validated.tsv").write_text("\n".join([CV4, *rows, "c99\tcommon_voice_it_99.mp3\tNon tradotto\t2\t1"]) + "\n")
-    lines = [f"{path}\t{translation}\t{split}" for path, _, translation, split in CLIPS] + ["common_voice_it_404.mp3\tgone\ttest"]
+    rows.append("c99\tcommon_voice_it_99.mp3\tNon tradotto\t2\t1")
+    (folder / "validated.tsv").write_text("\n".join([CV4, *rows]) + "\n")
+    lines = [f"{path}\t{translation}\t{split}" for path, _, translation, split in CLIPS]
+    lines.append("common_voice_it_404.mp3\tgone\ttest")
     (root / "covost_v2.it_en.tsv").write_text("\n".join(["path\ttranslation\tsplit", *lines]) + "\n")
     return root
 
@@ -66,8 +69,8 @@ def test_train_is_train_and_train_covost_others_are_exact(covost):
 
 def test_what_is_left_out_is_counted(covost):
     assert read(covost).skipped == {
-        "translation marked REMOVE": 1, "clip without audio (0 bytes)": 1, "empty translation": 1, "row of split dev_covost": 1,
-        "translation of a clip that is not in validated.tsv": 1}
+        "translation marked REMOVE": 1, "clip without audio (0 bytes)": 1, "empty translation": 1,
+        "row of split dev_covost": 1, "translation of a clip that is not in validated.tsv": 1}
 
 
 def test_an_utterance(covost):
@@ -77,7 +80,8 @@ def test_an_utterance(covost):
 
 
 def test_counts_are_of_rows_since_the_release_has_empty_clips(covost, tmp_path, monkeypatch):
-    with pytest.raises(SpeechMergeError, match="train: found 5, expected 31698; dev: found 2, expected 8940; test: found 2, expected 8951"):
+    found = "train: found 5, expected 31698; dev: found 2, expected 8940; test: found 2, expected 8951"
+    with pytest.raises(SpeechMergeError, match=found):
         Covost2().prepare(tmp_path / "data", corpus_dir=covost)
     monkeypatch.setitem(ROWS, "it_en", (5, 2, 2))
     made = Covost2().prepare(tmp_path / "data", corpus_dir=covost)
@@ -91,7 +95,8 @@ def test_counts_are_of_rows_since_the_release_has_empty_clips(covost, tmp_path, 
         Covost2().prepare(tmp_path / "data", corpus_dir=covost)
 
 
-@pytest.mark.parametrize("pair, source, language, target", [("zh-CN_en", "zh-CN", "zh", "en"), ("en_sv-SE", "en", "en", "sv")])
+@pytest.mark.parametrize("pair, source, language, target", [
+    ("zh-CN_en", "zh-CN", "zh", "en"), ("en_sv-SE", "en", "en", "sv")])
 def test_names_with_dashes(covost, tmp_path, pair, source, language, target):
     folder = covost / "cv-corpus-4-2019-12-10" / source
     shutil.copytree(covost / "cv-corpus-4-2019-12-10/it", folder)
@@ -133,8 +138,9 @@ def test_what_is_wrong_is_named(covost):
 def test_pairs_and_counts_of_the_release():
     assert len(PAIRS) == 36 and sum(pair.endswith("_en") for pair in PAIRS) == 21
     corpus = Covost2()
-    for pair, counts in {"fr_en": (207374, 14760, 14760), "de_en": (127834, 13511, 13511), "es_en": (79015, 13221, 13221),
-                         "ca_en": (95854, 12730, 12730), "it_en": (31698, 8940, 8951), "en_zh-CN": (289430, 15531, 15531)}.items():
+    counts = {"fr_en": (207374, 14760, 14760), "de_en": (127834, 13511, 13511), "es_en": (79015, 13221, 13221),
+              "ca_en": (95854, 12730, 12730), "it_en": (31698, 8940, 8951), "en_zh-CN": (289430, 15531, 15531)}
+    for pair, counts in counts.items():
         assert tuple(corpus.expected("st", corpus.options({"pair": pair})).values()) == counts
     both = corpus.expected("st", corpus.options({"languages": "it_en,de_en"}))
     assert both == {"train": 31698 + 127834, "dev": 8940 + 13511, "test": 8951 + 13511}
@@ -144,11 +150,12 @@ def test_pairs_and_counts_of_the_release():
 
 def test_rows_of_the_hub():
     corpus, options = Covost2(), Covost2.Options(pair="en_de")
-    row = {"client_id": "c", "file": "common_voice_en_7.mp3", "id": "common_voice_en_7", "sentence": "Null", "translation": "Null",
-           "audio": {"path": "common_voice_en_7.mp3", "bytes": b""}}
+    row = {"client_id": "c", "file": "common_voice_en_7.mp3", "id": "common_voice_en_7", "sentence": "Null",
+           "translation": "Null", "audio": {"path": "common_voice_en_7.mp3", "bytes": b""}}
     utterance = corpus.from_row(row, "train", "st", options)
     assert (utterance.id, utterance.text, utterance.speaker) == ("common_voice_en_7", "Null", "c")
-    assert corpus.from_row({k: row[k] for k in ("audio", "sentence", "translation")}, "test", "st", options).id == "common_voice_en_7"
+    least = {column: row[column] for column in ("audio", "sentence", "translation")}
+    assert corpus.from_row(least, "test", "st", options).id == "common_voice_en_7"
     assert corpus.from_row({**row, "translation": "REMOVE"}, "train", "st", options) is None
     assert corpus.hub("st", options).parts["dev"][0].split == "validation"
     with pytest.raises(UsageError, match="one pair at a time"):
@@ -185,5 +192,6 @@ def test_twin_is_the_same_each_time(tmp_path, monkeypatch):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
         Covost2().write_twin(tmp_path / name, seed, 1)
-        trees.append({p.relative_to(tmp_path / name): p.read_bytes() for p in sorted((tmp_path / name).rglob("*")) if p.is_file()})
+        files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file()]
+        trees.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
     assert trees[0] == trees[1] != trees[2]

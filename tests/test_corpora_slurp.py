@@ -18,7 +18,8 @@ from speechmerge.errors import SpeechMergeError, UsageError
 
 
 def tokens(*surfaces):
-    return [{"surface": surface, "id": id, "lemma": surface.lower(), "pos": "NN"} for id, surface in enumerate(surfaces)]
+    return [{"surface": surface, "id": id, "lemma": surface.lower(), "pos": "NN"}
+            for id, surface in enumerate(surfaces)]
 
 
 def take(file, wer, ent_wer=None):
@@ -26,22 +27,24 @@ def take(file, wer, ent_wer=None):
 
 
 ALARM = {  # as line 11 of devel.jsonl, but for the intent, which other lines have wrong like this
-    "slurp_id": 4318, "sentence": "wake me up at ten", "sentence_annotation": "wake me up at [time : ten]", "intent": "alarm",
-    "action": "set", "tokens": tokens("wake", "me", "up", "at", "ten"), "scenario": "alarm",
+    "slurp_id": 4318, "sentence": "wake me up at ten", "sentence_annotation": "wake me up at [time : ten]",
+    "intent": "alarm", "action": "set", "tokens": tokens("wake", "me", "up", "at", "ten"), "scenario": "alarm",
     "recordings": [take("audio-1501756826.flac", 0.0, 0.0), take("audio--1504194842-headset.flac", 0.2, 0.0),
                    take("audio--1504198573-headset.flac", 0.0, 0.0)],
     "entities": [{"span": [4], "type": "time"}]}
 EMAIL = {
-    "slurp_id": 16421, "sentence": "how many unread emails do i have", "sentence_annotation": "how many unread emails do i have",
-    "intent": "email_query", "action": "query", "tokens": tokens(*"how many unread emails do i have".split()),
-    "scenario": "email", "recordings": [take("audio-1501151379-headset.flac", 1.43), take("audio-1501151379.flac", 0.57)],
-    "entities": []}
+    "slurp_id": 16421, "sentence": "how many unread emails do i have",
+    "sentence_annotation": "how many unread emails do i have", "intent": "email_query", "action": "query",
+    "tokens": tokens(*"how many unread emails do i have".split()),
+    "scenario": "email", "entities": [],
+    "recordings": [take("audio-1501151379-headset.flac", 1.43), take("audio-1501151379.flac", 0.57)]}
 PARTY = {  # clitics are tokens of their own, some surfaces of the test have capitals
-    "slurp_id": 9054, "sentence": "when is jessica's party on friday", "sentence_annotation":
-    "when is [person : jessica's] [event_name : party] on [date : friday]", "intent": "calendar_query", "action": "query",
+    "slurp_id": 9054, "sentence": "when is jessica's party on friday", "intent": "calendar_query", "action": "query",
+    "sentence_annotation": "when is [person : jessica's] [event_name : party] on [date : friday]",
     "tokens": tokens("when", "is", "jessica", "'s", "party", "on", "Friday"), "scenario": "calendar",
     "recordings": [take("audio-1497872916-headset.flac", 0.0, 0.0)],
-    "entities": [{"span": [2, 3], "type": "person"}, {"span": [4], "type": "event_name"}, {"span": [6], "type": "date"}]}
+    "entities": [{"span": [2, 3], "type": "person"}, {"span": [4], "type": "event_name"},
+                 {"span": [6], "type": "date"}]}
 MUSIC = {
     "slurp_id": 12, "sentence": "play queen", "sentence_annotation": "play [artist_name : queen]", "intent": "music",
     "action": "music", "tokens": tokens("play", "queen"), "scenario": "play",
@@ -86,7 +89,8 @@ def test_intent_is_scenario_and_action_never_the_field(slurp):
     dev, train = reading.splits["dev"].utterances, reading.splits["train"].utterances
     assert dev["audio-1501756826"].labels == {"intent": "alarm_set"}
     assert train["audio-1490182015"].labels == {"intent": "play_music"}
-    assert {tuple(split.labels) for split in reading.splits.values()} == {("alarm_set", "calendar_query", "email_query", "play_music")}
+    labels = {tuple(split.labels) for split in reading.splits.values()}
+    assert labels == {("alarm_set", "calendar_query", "email_query", "play_music")}
 
 
 def test_fillers_are_lower_cased_token_surfaces(slurp):
@@ -104,7 +108,7 @@ def test_file_names_keep_their_second_dash_and_sentences_their_spelling(slurp):
 
 def test_speakers_are_those_of_metadata(slurp):
     reading = read(slurp, train="train,train_synthetic")
-    speakers = {id: utterance.speaker for split in reading.splits.values() for id, utterance in split.utterances.items()}
+    speakers = {id: found.speaker for split in reading.splits.values() for id, found in split.utterances.items()}
     assert speakers["audio-1501756826"] == "FE-141" and speakers["audio--1504194842-headset"] == "UNK-323"
     assert speakers["audio-1700000001"] == "synthetic" and speakers["audio-1490182015"] == "unknown"
 
@@ -160,8 +164,8 @@ def test_an_incomplete_corpus_is_an_error(slurp, tmp_path):
 def test_counts_of_the_release():
     """Prompts and recordings of devel and test; those of the training sets are not known."""
     corpus = Slurp()
-    counts = {which: corpus.expected("slu", corpus.options({"recordings": which})) for which in ("all", "best", "headset")}
-    assert counts == {"all": {"dev": 8690, "test": 13078}, "best": {"dev": 2033, "test": 2974}, "headset": {"dev": 4173, "test": 6281}}
+    for which, counts in (("all", (8690, 13078)), ("best", (2033, 2974)), ("headset", (4173, 6281))):
+        assert corpus.expected("slu", corpus.options({"recordings": which})) == dict(zip(("dev", "test"), counts))
 
 
 def test_what_is_fetched():
@@ -192,8 +196,8 @@ def test_twin_goes_through_prepare_format_and_validate(slurp_twin):
 
 def test_twin_has_what_is_awkward(slurp_twin):
     root, _ = slurp_twin
-    prompts = {name: [json.loads(line) for line in (root / "corpus/dataset/slurp" / f"{name}.jsonl").read_text().splitlines()]
-               for name in twin.PROMPTS}
+    files = {name: root / "corpus/dataset/slurp" / f"{name}.jsonl" for name in twin.PROMPTS}
+    prompts = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in files.items()}
     everything = sum(prompts.values(), [])
     assert any(prompt["intent"] != f"{prompt['scenario']}_{prompt['action']}" for prompt in everything)
     assert any(take["file"].startswith("audio--") for prompt in everything for take in prompt["recordings"])
@@ -201,15 +205,18 @@ def test_twin_has_what_is_awkward(slurp_twin):
     assert any(token["surface"] == "'s" for prompt in everything for token in prompt["tokens"])
     assert any(token["surface"][0].isupper() for prompt in prompts["test"] for token in prompt["tokens"])
     data = {split: DataDir.read(root / "data/intent" / split) for split in ("train", "dev", "test")}
-    only = {u.labels["intent"] for u in data["test"].utterances.values()} - {u.labels["intent"] for u in data["train"].utterances.values()}
+    intents = {split: {u.labels["intent"] for u in found.utterances.values()} for split, found in data.items()}
+    only = intents["test"] - intents["train"]
     assert only == set(TEST_ONLY["en"]) and only < set(data["train"].labels)
-    assert len({u.text for d in data.values() for u in d.utterances.values()}) == sum(len({u.text for u in d.utterances.values()}) for d in data.values())
+    texts = [{u.text for u in found.utterances.values()} for found in data.values()]
+    assert len(set().union(*texts)) == sum(map(len, texts))  # no sentence is in two splits
 
 
 def test_twin_counts_follow_the_options(slurp_twin, tmp_path):
     root, _ = slurp_twin
-    for options in ({"recordings": "best"}, {"recordings": "headset"}, {"train": ("train", "train_synthetic")}, {"train": ("train_synthetic",)}):
-        Slurp().prepare(tmp_path / "data", corpus_dir=root / "corpus", mini=True, **options)  # the frame compares counts
+    for options in ({"recordings": "best"}, {"recordings": "headset"}, {"train": ("train", "train_synthetic")},
+                    {"train": ("train_synthetic",)}):  # the frame compares the counts
+        Slurp().prepare(tmp_path / "data", corpus_dir=root / "corpus", mini=True, **options)
 
 
 def tree(root):
@@ -228,8 +235,9 @@ def test_twins_are_the_same_each_time(corpus, tmp_path, monkeypatch):
 
 # --- Speech-MASSIVE ---
 
-ROW = {"id": "1", "locale": "fr-FR", "utt": "réveille moi à neuf heures vendredi", "annot_utt":
-       "réveille moi à [time : neuf heures] [date : vendredi]", "labels": ["Other", "Other", "Other", "time", "time", "date"],
+ROW = {"id": "1", "locale": "fr-FR", "utt": "réveille moi à neuf heures vendredi",
+       "annot_utt": "réveille moi à [time : neuf heures] [date : vendredi]",
+       "labels": ["Other", "Other", "Other", "time", "time", "date"],
        "intent_str": "iot_hue_lightchange", "recorder_id": "60", "worker_id": "8", "validator_id": "9"}
 
 
@@ -244,7 +252,8 @@ def test_labels_of_tokens_become_entities():
 def test_neighbours_with_one_label_are_one_entity_and_others_are_not():
     labels = ["date", "date", "Other", "date", "time", "Other"]
     assert massive.entities_of({**ROW, "labels": labels}) == [
-        {"type": "date", "filler": "réveille moi"}, {"type": "date", "filler": "neuf"}, {"type": "time", "filler": "heures"}]
+        {"type": "date", "filler": "réveille moi"}, {"type": "date", "filler": "neuf"},
+        {"type": "time", "filler": "heures"}]
 
 
 def test_tokens_and_labels_must_agree():
@@ -269,7 +278,8 @@ def test_locales_and_their_training_sets():
 
 def test_sixty_intents_of_eighteen_scenarios():
     assert len(set(massive.INTENTS)) == len(massive.INTENTS) == 60 and massive.INTENTS == sorted(massive.INTENTS)
-    assert len({intent.partition("_")[0] for intent in massive.INTENTS}) == 18 and "audio_volume_other" in massive.INTENTS
+    assert len({intent.partition("_")[0] for intent in massive.INTENTS}) == 18
+    assert "audio_volume_other" in massive.INTENTS
     own = {*COMMANDS["en"], *TEST_ONLY["en"], *COMMANDS["de"]}
     assert own <= set(massive.INTENTS)  # the miniatures' labels are the corpora's
 
@@ -290,6 +300,16 @@ def massive_twin_root(tmp_path_factory):
     return root
 
 
+def test_damaged_parquet_is_named(massive_twin_root, tmp_path):
+    file = tmp_path / "train-00000-of-00001.parquet"
+    whole = (massive_twin_root / "corpus/Speech-MASSIVE/de-DE/train_115-00000-of-00001.parquet").read_bytes()
+    file.write_bytes(whole[:-100])
+    with pytest.raises(SpeechMergeError, match="train-00000-of-00001.parquet: cannot be read"):
+        list(massive.read_rows(tmp_path, "train"))
+    file.write_bytes(whole)
+    assert len(list(massive.read_rows(tmp_path, "train"))) == massive_twin.ROWS["train_115"]
+
+
 def test_massive_twin_goes_through_prepare_format_and_validate(massive_twin_root):
     for task, split, count in (("slu", "train", 216), ("intent", "dev", 30), ("intent", "test", 48)):
         path = massive_twin_root / "data" / task / split
@@ -303,21 +323,24 @@ def test_the_hub_gives_what_the_files_give(massive_twin_root, tmp_path, monkeypa
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     corpus = massive_twin_root / "corpus"
-    options = {"train": "train_115", "test_id": str(corpus / "Speech-MASSIVE-test"), "hub_id": str(corpus / "Speech-MASSIVE")}
-    SpeechMassive().prepare(tmp_path / "data", source="hf", tasks="slu", streaming=True, allow_incomplete=True, **options)
+    SpeechMassive().prepare(tmp_path / "data", source="hf", tasks="slu", streaming=True, allow_incomplete=True,
+                            train="train_115", hub_id=str(corpus / "Speech-MASSIVE"),
+                            test_id=str(corpus / "Speech-MASSIVE-test"))
     for split, count in (("train", 24), ("dev", 30), ("test", 48)):
         found = DataDir.read(tmp_path / "data/slu" / split).utterances
         assert len(found) == count
         if split != "train":
+            files = DataDir.read(massive_twin_root / "data/slu" / split).utterances
             assert {id: (u.text, u.speaker, u.labels) for id, u in found.items()} == {
-                id: (u.text, u.speaker, u.labels) for id, u in DataDir.read(massive_twin_root / "data/slu" / split).utterances.items()}
+                id: (u.text, u.speaker, u.labels) for id, u in files.items()}
 
 
 # --- hypotheses for the official evaluator ---
 
 def test_predictions_are_the_lines_of_the_official_evaluator(tmp_path):
     """The line is the example of the evaluator's README, but for .flac."""
-    (tmp_path / "hyp").write_text("audio--1504194842-headset alarm query '' event'name ' dance class\naudio-2 nothing to read\naudio-3 \n")
+    (tmp_path / "hyp").write_text("audio--1504194842-headset alarm query '' event'name ' dance class\n"
+                                  "audio-2 nothing to read\naudio-3 \n")
     (tmp_path / "decode.json").write_text('{"settings": {"target_format": "plain"}}')
     script = Path(__file__).parents[1] / "egs/slurp/local/predictions.py"
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=True)

@@ -24,8 +24,8 @@ QUESTIONS = [  # as in spoken_test-v1.1.json: written questions, answers as a re
 
 def paragraph(context, questions):
     return {"context": context, "qas": [
-        {"answers": [{"answer_start": context.find(text), "text": text} for text in answers], "question": question, "id": id}
-        for id, question, answers in questions]}
+        {"answers": [{"answer_start": context.find(text), "text": text} for text in answers], "question": question,
+         "id": id} for id, question, answers in questions]}
 
 
 def document(*titles):
@@ -43,17 +43,20 @@ def squad(tmp_path):
     """Two titles to train on, one test: the second paragraph of its title has no questions, but audio."""
     root = tmp_path / "squad"
     train = [("Rome", [paragraph("anna lives in rome.", [("a1", "Where does Anna live?", ["rome"])])]),
-             ("Tea", [paragraph("peter likes tea.", [("b1", "Who likes tea?", ["peter"]), ("b2", "What does Peter like?", ["tea"])])])]
+             ("Tea", [paragraph("peter likes tea.", [("b1", "Who likes tea?", ["peter"]),
+                                                     ("b2", "What does Peter like?", ["tea"])])])]
     test = [("Super_Bowl_50", [paragraph("nobody asks.", []), paragraph(CONTEXT, QUESTIONS)])]
     stale = paragraph("the game was won by the wrong words.", [])
-    stale["qas"] = [{"answers": [{"answer_start": 403, "text": "Levi's Stadium"}], "question": "Where?", "id": QUESTIONS[0][0]},
-                    {"answers": [{"answer_start": 3, "text": "Denver Broncos"}], "question": "Who?", "id": QUESTIONS[1][0]}]
+    stale["qas"] = [
+        {"answers": [{"answer_start": 403, "text": "Levi's Stadium"}], "question": "Where?", "id": QUESTIONS[0][0]},
+        {"answers": [{"answer_start": 3, "text": "Denver Broncos"}], "question": "Who?", "id": QUESTIONS[1][0]}]
     noisy = [("Super_Bowl_50", [paragraph("no body ask.", []), stale])]
     root.mkdir()
     for name, titles in (("train", train), ("test", test)):
         (root / f"spoken_{name}-v1.1.json").write_text(json.dumps(document(*titles)))
     (root / "spoken_test-v1.1_WER44.json").write_text(json.dumps(document(*noisy)))
-    for name, seconds in (("train/0_0_0", 0.5), ("train/1_0_0", 0.4), ("test/0_0_0", 0.3), ("test/0_1_0", 0.5), ("test/0_1_1", 0.25)):
+    for name, seconds in (("train/0_0_0", 0.5), ("train/1_0_0", 0.4), ("test/0_0_0", 0.3), ("test/0_1_0", 0.5),
+                          ("test/0_1_1", 0.25)):
         tone(root / "wav" / f"{name}.wav", seconds)
     return root
 
@@ -126,7 +129,7 @@ def test_missing_sentences_are_an_error_not_a_shorter_paragraph(squad, tmp_path,
 
 def test_dev_is_whole_titles_of_train(squad):
     splits = read(squad, dev_share=0.5).splits
-    groups = {name: {utterance.labels["group"] for utterance in splits[name].utterances.values()} for name in ("train", "dev")}
+    groups = {name: {u.labels["group"] for u in splits[name].utterances.values()} for name in ("train", "dev")}
     assert groups["train"] | groups["dev"] == {"Rome", "Tea"} and not groups["train"] & groups["dev"]
     assert len(splits["train"].utterances) + len(splits["dev"].utterances) == 3
 
@@ -134,13 +137,13 @@ def test_dev_is_whole_titles_of_train(squad):
 def test_noisy_variants_keep_their_stale_answers_as_texts(squad):
     reading = read(squad, variants="wer44")
     noisy, clean = reading.splits["test_wer44"].utterances, reading.splits["test"].utterances
-    assert [json.loads(utterance.labels["answers"]) for utterance in noisy.values()] == [["Levi's Stadium"], ["Denver Broncos"]]
+    assert [json.loads(u.labels["answers"]) for u in noisy.values()] == [["Levi's Stadium"], ["Denver Broncos"]]
     assert {u.audio for u in noisy.values()} == {u.audio for u in clean.values()}  # the noisy audio is not published
     assert noisy.keys() == clean.keys() and noisy[QUESTIONS[0][0]].text == "the game was won by the wrong words."
 
 
 def test_spans_are_counted_as_the_facts_count_them(squad):
-    """In the release 15,875 of 15,875 answers of the test stand where they should, 579 and 322 of 17,841 of the variants."""
+    """In the release 15,875 of 15,875 answers of the test stand there, 579 and 322 of 17,841 of the variants."""
     assert count_spans(read_document(squad / "spoken_test-v1.1.json")) == (5, 5, None)
     assert count_spans(read_document(squad / "spoken_test-v1.1_WER44.json")) == (0, 2, QUESTIONS[0][0])
     (squad / "spoken_test-v1.1_WER44.json").rename(squad / "spoken_test-v1.1.json")
@@ -196,10 +199,11 @@ def test_twin_has_what_is_awkward(twin_root):
     assert sum(not p["qas"] for t in titles for p in t["paragraphs"]) == 8
     noisy = read_document(twin_root / "corpus/spoken_test-v1.1_WER54.json")
     assert count_spans(noisy)[0] < total / 10
-    assert any(a["answer_start"] >= len(p["context"]) for t in noisy for p in t["paragraphs"] for q in p["qas"] for a in q["answers"])
+    assert any(answer["answer_start"] >= len(paragraph["context"]) for title in noisy
+               for paragraph in title["paragraphs"] for entry in paragraph["qas"] for answer in entry["answers"])
     train = read_document(twin_root / "corpus/spoken_train-v1.1.json")
-    sentences = [{s for t in side for p in t["paragraphs"] for s in p["context"].split(".")} - {""} for side in (train, titles)]
-    assert not {s.strip() for s in sentences[0]} & {s.strip() for s in sentences[1]}
+    contexts = [" ".join(p["context"] for t in side for p in t["paragraphs"]) for side in (train, titles)]
+    assert not set.intersection(*({s.strip() for s in text.split(".")} - {""} for text in contexts))
 
 
 def test_twin_is_the_same_each_time(tmp_path, monkeypatch):
@@ -208,5 +212,6 @@ def test_twin_is_the_same_each_time(tmp_path, monkeypatch):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
         SpokenSquad().write_twin(tmp_path / name, seed, 1)
-        trees.append({p.relative_to(tmp_path / name): p.read_bytes() for p in sorted((tmp_path / name).rglob("*")) if p.is_file()})
+        files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file()]
+        trees.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
     assert trees[0] == trees[1] != trees[2]

@@ -51,7 +51,7 @@ def decoded(raw: bytes, place: str) -> str:
     try:
         return raw.decode("utf-8-sig" if place.endswith(":1") else "utf-8")
     except UnicodeDecodeError as error:
-        raise SpeechMergeError(f"{place}: is not UTF-8 (byte {error.start} of the line); fetch the file again") from error
+        raise SpeechMergeError(f"{place}: is not UTF-8 (byte {error.start} of the line); fetch it again") from error
 
 
 def columns_of(line: str, required: tuple[str, ...], place: str) -> list[str]:
@@ -69,7 +69,7 @@ def split_fields(line: str, escape: str | None, place: str) -> list[str]:
     try:
         return next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar=escape))
     except csv.Error as error:
-        raise SpeechMergeError(f"{place}: cannot be parsed ({error}); correct the line or fetch the file again") from error
+        raise SpeechMergeError(f"{place}: cannot be parsed ({error}); correct the line or fetch it again") from error
 
 
 def as_row(fields: list[str], header: list[str], place: str) -> Row:
@@ -92,6 +92,6 @@ def language_folder(root, language: str, table: str = "validated.tsv") -> Path:
         raise SpeechMergeError(f"{root}: several releases of Common Voice ({', '.join(p.parent.name for p in found)}); "
                                "leave the one that is meant")
     if not found:
-        raise SpeechMergeError(f"{root}: no Common Voice for {language!r}, expected cv-corpus-<version>/{language}/{table} "
-                               f"or {language}/{table}, with clips/ beside it")
+        raise SpeechMergeError(f"{root}: no Common Voice for {language!r}, expected "
+                               f"cv-corpus-<version>/{language}/{table} or {language}/{table}, with clips/ beside it")
     return found[0]

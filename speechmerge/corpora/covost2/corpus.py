@@ -5,9 +5,10 @@
     speechmerge prepare --corpus covost2 --languages it_en de_en          # data/it_en, data/de_en
     speechmerge prepare --corpus covost2 --param source=hf streaming=true pair=it_en
 
-Below --corpus-dir: `covost_v2.<pair>.tsv` (fetched) and Common Voice 4, `cv-corpus-4-2019-12-10/<language>/validated.tsv`
-with `clips/*.mp3`. As in the publisher's script: rows are joined on `path`, `train` is train and train_covost, dev and
-test are the rows of that very name, tabs separate, nothing is quoted, a backslash escapes, and `Null` is a word.
+Below --corpus-dir: `covost_v2.<pair>.tsv` (fetched) and Common Voice 4, that is
+`cv-corpus-4-2019-12-10/<language>/validated.tsv` with `clips/*.mp3`. As in the publisher's script: rows are joined on
+`path`, `train` is train and train_covost, dev and test are the rows of that name, tabs separate, nothing is quoted,
+a backslash escapes, and `Null` is a word.
 """
 import re
 from collections import Counter
@@ -36,9 +37,9 @@ class Covost2(PublishedCorpus):
     licence = "CC0"
     homepage = "https://github.com/facebookresearch/covost"
     layout = "covost_v2.<pair>.tsv and cv-corpus-4-2019-12-10/<language>/{validated.tsv,clips/*.mp3}"
-    obtain = ("Common Voice Corpus 4 of the source language comes from https://commonvoice.mozilla.org/datasets (there is no "
-              "public address): unpack it to <corpus-dir>/cv-corpus-4-2019-12-10/<language>, or name its folder with "
-              "--param common_voice=DIR. Other versions do not fit.")
+    obtain = ("Common Voice Corpus 4 of the source language comes from https://commonvoice.mozilla.org/datasets (there "
+              "is no public address): unpack it to <corpus-dir>/cv-corpus-4-2019-12-10/<language>, or name its folder "
+              "with --param common_voice=DIR. Other versions do not fit.")
 
     @dataclass(frozen=True)
     class Options:
@@ -58,7 +59,8 @@ class Covost2(PublishedCorpus):
             return self.languages or (self.pair,)
 
     def archives(self, options) -> list[Archive]:
-        return [Archive(f"{URL}/covost_v2.{pair}.tsv.tar.gz", makes=f"covost_v2.{pair}.tsv") for pair in options.pairs()]
+        tables = [f"covost_v2.{pair}.tsv" for pair in options.pairs()]
+        return [Archive(f"{URL}/{table}.tar.gz", makes=table) for table in tables]
 
     def expected(self, task, options) -> dict[str, int]:
         counts = [ROWS[pair] for pair in options.pairs()]
@@ -118,7 +120,8 @@ def read_pair(table: Path, folder: Path, pair: str, named: bool, reading: Readin
         split, translation = translations.pop(clip["path"])
         reading.counted[split] += 1
         texts, audio = (single(clip["sentence"]), single(translation)), folder / "clips" / clip["path"]
-        reason = problem(texts, split) or ("clip without audio (0 bytes)" if audio.is_file() and not audio.stat().st_size else None)
+        empty = audio.is_file() and not audio.stat().st_size
+        reason = problem(texts, split) or ("clip without audio (0 bytes)" if empty else None)
         if reason:
             reading.skipped[reason] += 1
             continue
@@ -150,7 +153,7 @@ def problem(texts: tuple[str, str], split: str) -> str | None:
     return "translation marked REMOVE" if split == "train" and WITHDRAWN.search(" ".join(texts)) else None
 
 
-def make_utterance(pair: str, named: bool, name: str, audio: str, speaker: str | None, texts: tuple[str, str]) -> Utterance:
+def make_utterance(pair: str, named: bool, name: str, audio: str, speaker: str | None, texts) -> Utterance:
     """`named`: the pair stands before the id, since one English clip has up to 15 translations."""
     source, target = map(code, pair.split("_"))
     id = f"{pair}-{Path(name).stem}" if named else Path(name).stem

@@ -24,8 +24,9 @@ WORDS = {
                 ("sua madre", "his mother", "seine mutter")],
     "verb": [("compra", "buys", "kauft"), ("vede", "sees", "sieht"), ("vende", "sells", "verkauft"),
              ("trova", "finds", "findet"), ("cerca", "seeks", "sucht"), ("porta", "brings", "bringt")],
-    "object": [("un libro", "a book", "ein buch"), ("la lettera", "the letter", "den brief"), ("il pane", "the bread", "das brot"),
-               ("una mela", "an apple", "einen apfel"), ("la chiave", "the key", "den schlüssel"),
+    "object": [("un libro", "a book", "ein buch"), ("la lettera", "the letter", "den brief"),
+               ("il pane", "the bread", "das brot"), ("una mela", "an apple", "einen apfel"),
+               ("la chiave", "the key", "den schlüssel"),
                ("tre uova", "three eggs", "drei eier"), ("la mappa", "the map", "die karte")],
     "place": [("al mercato", "at the market", "auf dem markt"), ("in cucina", "in the kitchen", "in der küche"),
               ("a scuola", "at school", "in der schule"), ("in giardino", "in the garden", "im garten"), ("", "", "")],
@@ -45,7 +46,8 @@ def write_twin(root: Path, seed: int, nj: int):
         rng = random.Random(f"covost2:{seed}:{pair}")
         rows = make_rows(rng, pair, 17000000 + 100000 * number)
         source = pair.split("_")[0]
-        spoken += [Spoken(f"{RELEASE}/{source}/clips/{row['path']}", row["said"], source, row["voice"], rate=48000, seed=seed)
+        clips = f"{RELEASE}/{source}/clips"
+        spoken += [Spoken(f"{clips}/{row['path']}", row["said"], source, row["voice"], rate=48000, seed=seed)
                    for row in rows if row["said"]]
         validated[source] += [validated_line(rng, row) for row in rows if row["sentence"]]
         write_lines(root / f"covost_v2.{pair}.tsv", ["path\ttranslation\tsplit"] + [
@@ -62,21 +64,23 @@ def write_twin(root: Path, seed: int, nj: int):
 def make_rows(rng, pair: str, first: int) -> list[dict]:
     """All rows of a pair; the first ones of train are odd."""
     source, target = pair.split("_")
-    rows, seen, split_names = [], set(), {"train": ("train", "train", "train_covost"), "dev": ("dev",), "test": ("test",)}
+    rows, seen = [], set()
+    split_names = {"train": ("train", "train", "train_covost"), "dev": ("dev",), "test": ("test",)}
     for split, count in zip(SPLITS, COUNTS[pair]):
         speakers = voices(split)
         for number in range(count):
             said, translation = draw(rng, LANGUAGES.index(source), LANGUAGES.index(target), split, seen)
-            rows.append({"path": f"common_voice_{source}_{first + len(rows)}.mp3", "said": said, "sentence": f"{said.capitalize()}.",
-                         "translation": f"{translation.capitalize()}.", "split": rng.choice(split_names[split]),
-                         "voice": rng.choice(speakers)})
+            rows.append({"path": f"common_voice_{source}_{first + len(rows)}.mp3", "said": said,
+                         "sentence": f"{said.capitalize()}.", "translation": f"{translation.capitalize()}.",
+                         "split": rng.choice(split_names[split]), "voice": rng.choice(speakers)})
     train = rows[:COUNTS[pair][0]]
     train[0]["sentence"] = f"\"{train[0]['sentence']}"
     train[1].update(said="nulla" if source == "it" else "null", sentence="Null", translation="Null")
     train[2]["translation"] = f"\\\"{train[2]['translation']}\\\""
     train[3].update(said="", translation="REMOVE")  # without a clip of its own: it is never heard
     train[4].update(said="", path=odd_clip(pair, "empty"))
-    odd = [{**rows[5], "said": "", "path": odd_clip(pair, split), "split": split} for split in ("dev_covost", "test_covost")]
+    odd = [{**rows[5], "said": "", "path": odd_clip(pair, split), "split": split}
+           for split in ("dev_covost", "test_covost")]
     return rows + odd + [{**rows[5], "said": "", "sentence": "", "path": odd_clip(pair, "unknown")}]
 
 

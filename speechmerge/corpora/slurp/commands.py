@@ -15,8 +15,10 @@ COMMANDS = {
         "alarm_remove": ["delete my {time} alarm", "cancel the alarm at {time}", "no alarm {date} please"],
         "calendar_set": ["put {event_name} on my calendar {date}", "remind me of {event_name} at {time}",
                          "add {person:s} {event_name} {date}"],
-        "calendar_query": ["when is {person:s} {event_name}", "what do i have {date}", "is there a {event_name} {date}"],
-        "weather_query": ["how is the weather in {place_name}", "will it rain {date}", "how warm is it in {place_name} {date}"],
+        "calendar_query": ["when is {person:s} {event_name}", "what do i have {date}",
+                           "is there a {event_name} {date}"],
+        "weather_query": ["how is the weather in {place_name}", "will it rain {date}",
+                          "how warm is it in {place_name} {date}"],
         "play_music": ["play a song by {artist_name}", "i want to hear {artist_name}", "music by {artist_name} please"],
         "iot_hue_lightoff": ["turn off the light in the {house_place}", "lights off in the {house_place}",
                              "it is too bright in the {house_place}"],
@@ -24,21 +26,25 @@ COMMANDS = {
                               "new {list_name} list please"],
         "transport_ticket": ["book a {transport_type} to {place_name}", "i need a {transport_type} ticket {date}",
                              "a ticket to {place_name} please"],
-        "general_joke": ["tell me a joke", "make me laugh", "do you know a joke", "say something funny", "i want to hear a joke",
-                         "one more joke please"],
+        "general_joke": ["tell me a joke", "make me laugh", "do you know a joke", "say something funny",
+                         "i want to hear a joke", "one more joke please"],
         "email_sendemail": ["send an email to {person}", "write to {person} {date}", "tell my {relation} i am late"],
     },
     "de": {
         "alarm_set": ["weck mich um {time}", "stell den wecker auf {time}", "ich muss {date} um {time} aufstehen"],
-        "weather_query": ["wie ist das wetter in {place_name}", "wird es {date} regnen", "ist es {date} kalt in {place_name}"],
-        "play_music": ["spiel ein lied von {artist_name}", "ich will {artist_name} hören", "musik von {artist_name} bitte"],
-        "iot_hue_lightoff": ["mach das licht in {house_place} aus", "kein licht in {house_place}", "dunkel bitte in {house_place}"],
+        "weather_query": ["wie ist das wetter in {place_name}", "wird es {date} regnen",
+                          "ist es {date} kalt in {place_name}"],
+        "play_music": ["spiel ein lied von {artist_name}", "ich will {artist_name} hören",
+                       "musik von {artist_name} bitte"],
+        "iot_hue_lightoff": ["mach das licht in {house_place} aus", "kein licht in {house_place}",
+                             "dunkel bitte in {house_place}"],
         "transport_ticket": ["buche einen {transport_type} nach {place_name}", "eine fahrkarte nach {place_name}",
                              "ich nehme {date} den {transport_type}"],
         "email_sendemail": ["schreib eine mail an {person}", "sende {person} {date} eine mail"],
     },
 }
-TEST_ONLY = {"en": {"audio_volume_other": ["set the volume to {change_amount}", "volume at {change_amount} please"]}, "de": {}}
+TEST_ONLY = {"en": {"audio_volume_other": ["set the volume to {change_amount}", "volume at {change_amount} please"]},
+             "de": {}}
 BEFORE = {"en": ["", "please", "hello", "okay", "listen", "hey", "now", "well"],
           "de": ["", "bitte", "hallo", "okay", "also", "hey", "nun", "los"]}
 WORDS = {
@@ -83,7 +89,8 @@ def draw(rng, language: str, intent: str, split: str, seen: set[str]) -> list[tu
 def fill(rng, template: str, words: dict[str, list[str]]) -> list[tuple[str, str | None]]:
     parts, at = [], 0
     for slot in SLOT.finditer(template):
-        parts += [(template[at:slot.start()].strip(), None), (rng.choice(words[slot[1]]) + ("'s" if slot[2] else ""), slot[1])]
+        value = rng.choice(words[slot[1]]) + ("'s" if slot[2] else "")
+        parts += [(template[at:slot.start()].strip(), None), (value, slot[1])]
         at = slot.end()
     return [part for part in [*parts, (template[at:].strip(), None)] if part[0]]
 

@@ -6,8 +6,8 @@
 Below --corpus-dir as in the publisher's repository, `dataset/slurp/{train,train_synthetic,devel,test}.jsonl` and
 `metadata.json`, and `audio/slurp_real`, `audio/slurp_synth`. A line is a prompt with all its recordings:
 
-    {"slurp_id": 4318, "sentence": "wake me up at ten", "intent": "alarm_set", "action": "set", "tokens": [{"surface": ...}],
-     "scenario": "alarm", "recordings": [{"file": "audio--1504194842.flac", "wer": 0.0, "ent_wer": null, ...}],
+    {"slurp_id": 4318, "sentence": "wake me up at ten", "intent": "alarm_set", "action": "set", "scenario": "alarm",
+     "tokens": [{"surface": "wake", ...}, ...], "recordings": [{"file": "audio--1504194842.flac", "wer": 0.0, ...}],
      "entities": [{"span": [4], "type": "time"}], ...}
 
 The intent is scenario_action, as the official evaluator makes it; the field `intent` says something else for every
@@ -34,7 +34,8 @@ AUDIO = "https://zenodo.org/record/4274930/files"
 FOLDERS = {"train": "slurp_real", "train_synthetic": "slurp_synth", "devel": "slurp_real", "test": "slurp_real"}
 RECORDINGS = ("all", "best", "headset")
 # Recordings of the release by the option `recordings`; those of the training sets are not known
-EXPECTED = {"all": {"dev": 8690, "test": 13078}, "best": {"dev": 2033, "test": 2974}, "headset": {"dev": 4173, "test": 6281}}
+EXPECTED = {"all": {"dev": 8690, "test": 13078}, "best": {"dev": 2033, "test": 2974},
+            "headset": {"dev": 4173, "test": 6281}}
 SYNTHETIC = "synthetic"  # the speaker of train_synthetic
 UNKNOWN = "unknown"  # the speaker of recordings that metadata.json does not name
 
@@ -50,7 +51,7 @@ class Slurp(PublishedCorpus):
 
     @dataclass(frozen=True)
     class Options:
-        """train: `train`, `train_synthetic` or both. recordings: of a prompt `all`, the `best` by WER, or those by `headset`."""
+        """train: `train`, `train_synthetic` or both. recordings: `all`, each prompt's `best` by WER, or `headset`."""
 
         train: tuple[str, ...] = ("train",)
         recordings: str = "all"
@@ -84,7 +85,8 @@ class Slurp(PublishedCorpus):
             found = {}
             for source in sources:
                 for prompt in read_prompts(root / "dataset/slurp" / f"{source}.jsonl"):
-                    add_prompt(found, seen, prompt, root / "audio" / FOLDERS[source], task, options, speakers, reading.skipped)
+                    folder = root / "audio" / FOLDERS[source]
+                    add_prompt(found, seen, prompt, folder, task, options, speakers, reading.skipped)
             seen |= found.keys()
             reading.splits[split] = Split(found)
         for split in reading.splits.values():
@@ -129,7 +131,8 @@ def add_prompt(found: dict, seen: set, prompt, folder: Path, task: str, options,
         if id in found or id in seen:
             skipped["recording in a split twice" if id in found else "recording that dev or test has"] += 1
             continue
-        found[id] = Utterance(id, str(folder / recording["file"]), text, speakers.get(recording["file"], kind), "en", None, labels)
+        speaker = speakers.get(recording["file"], kind)
+        found[id] = Utterance(id, str(folder / recording["file"]), text, speaker, "en", None, labels)
 
 
 def entities_of(prompt: dict, place: str) -> list[dict]:
@@ -138,8 +141,8 @@ def entities_of(prompt: dict, place: str) -> list[dict]:
     entities = []
     for entity in prompt["entities"]:
         if not entity["span"] or not all(0 <= index < len(surfaces) for index in entity["span"]):
-            raise SpeechMergeError(f"{place}: entity {entity['type']} spans {entity['span']}, found {len(surfaces)} tokens; "
-                                   "fetch the file again")
+            raise SpeechMergeError(f"{place}: entity {entity['type']} spans {entity['span']}, found {len(surfaces)} "
+                                   "tokens; fetch the file again")
         filler = " ".join(surfaces[index] for index in entity["span"]).lower()
         entities.append({"type": entity["type"], "filler": filler})
     return entities
@@ -166,9 +169,10 @@ def badness(recording: dict) -> tuple:
 def read_speakers(path: Path) -> dict[str, str]:
     """{file: usrid} of metadata.json, {slurp_id: {"recordings": {file: {"usrid": "FE-141", ...}}}}."""
     if not path.is_file():
-        raise SpeechMergeError(f"{path}: not there; it says who speaks. Complete dataset/slurp of the publisher's repository")
+        raise SpeechMergeError(f"{path}: not there; it says who speaks. Complete the folder {path.parent.name}")
     try:
-        return {file: about["usrid"] for prompt in read_json(path).values() for file, about in prompt["recordings"].items()}
+        prompts = read_json(path).values()
+        return {file: about["usrid"] for prompt in prompts for file, about in prompt["recordings"].items()}
     except (KeyError, AttributeError, TypeError) as error:
         raise SpeechMergeError(f"{path}: found no recordings with a usrid ({error!r}); fetch the file again") from error
 
@@ -177,4 +181,5 @@ def warn_of_unknown(reading: Reading):
     for name, split in reading.splits.items():
         unknown = [id for id, utterance in split.utterances.items() if utterance.speaker == UNKNOWN]
         if unknown:
-            log.warning("slurp %s: metadata.json does not say who speaks in %d recordings, such as %s", name, len(unknown), unknown[0])
+            log.warning("slurp %s: metadata.json does not say who speaks in %d recordings, such as %s", name,
+                        len(unknown), unknown[0])

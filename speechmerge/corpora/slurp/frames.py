@@ -13,7 +13,7 @@ def label(task: str, scenario: str, action: str, entities: list[dict]) -> dict[s
 
 
 def intents_of(splits, task: str) -> list[str] | None:
-    """The closed set of the task intent: the intents of all splits, since the test has some that no training set has."""
+    """The closed set of the task intent: the intents of all splits, since the test has one that train may not have."""
     if task != "intent":
         return None
     return sorted({utterance.labels["intent"] for split in splits.values() for utterance in split.utterances.values()})

@@ -31,14 +31,15 @@ OUTSIDE = "Other"  # the label of tokens that belong to no entity
 MARKED = re.compile(r"\[\w+ : ([^\]]*)\]")
 ROWS = 32  # read at once, audio included
 INTENTS = (
-    "alarm_query alarm_remove alarm_set audio_volume_down audio_volume_mute audio_volume_other audio_volume_up calendar_query "
-    "calendar_remove calendar_set cooking_query cooking_recipe datetime_convert datetime_query email_addcontact email_query "
-    "email_querycontact email_sendemail general_greet general_joke general_quirky iot_cleaning iot_coffee iot_hue_lightchange "
-    "iot_hue_lightdim iot_hue_lightoff iot_hue_lighton iot_hue_lightup iot_wemo_off iot_wemo_on lists_createoradd lists_query "
-    "lists_remove music_dislikeness music_likeness music_query music_settings news_query play_audiobook play_game play_music "
-    "play_podcasts play_radio qa_currency qa_definition qa_factoid qa_maths qa_stock recommendation_events "
-    "recommendation_locations recommendation_movies social_post social_query takeaway_order takeaway_query transport_query "
-    "transport_taxi transport_ticket transport_traffic weather_query"
+    "alarm_query alarm_remove alarm_set audio_volume_down audio_volume_mute audio_volume_other audio_volume_up "
+    "calendar_query calendar_remove calendar_set cooking_query cooking_recipe datetime_convert datetime_query "
+    "email_addcontact email_query email_querycontact email_sendemail general_greet general_joke general_quirky "
+    "iot_cleaning iot_coffee iot_hue_lightchange iot_hue_lightdim iot_hue_lightoff iot_hue_lighton iot_hue_lightup "
+    "iot_wemo_off iot_wemo_on lists_createoradd lists_query lists_remove music_dislikeness music_likeness music_query "
+    "music_settings news_query play_audiobook play_game play_music play_podcasts play_radio qa_currency qa_definition "
+    "qa_factoid qa_maths qa_stock recommendation_events recommendation_locations recommendation_movies social_post "
+    "social_query takeaway_order takeaway_query transport_query transport_taxi transport_ticket transport_traffic "
+    "weather_query"
 ).split()
 
 
@@ -51,13 +52,13 @@ class SpeechMassive(PublishedCorpus):
     licence = "CC BY-NC-SA 4.0"
     homepage = "https://huggingface.co/datasets/FBK-MT/Speech-MASSIVE"
     layout = "Speech-MASSIVE/<locale>/*.parquet and Speech-MASSIVE-test/<locale>/*.parquet"
-    obtain = ("Read it from Hugging Face with --source hf, or copy both repositories: hf download FBK-MT/Speech-MASSIVE "
-              "--repo-type dataset --include '<locale>/*' --local-dir <corpus-dir>/Speech-MASSIVE, and the same for "
+    obtain = ("Read it from Hugging Face with --source hf, or copy both repositories: hf download FBK-MT/Speech-MASSIVE"
+              " --repo-type dataset --include '<locale>/*' --local-dir <corpus-dir>/Speech-MASSIVE; the same for "
               f"{TEST_ID} to <corpus-dir>/Speech-MASSIVE-test.")
 
     @dataclass(frozen=True)
     class Options:
-        """train: `train`, or `train_115` (all locales have it). test_id: the hub's repository of the test set, or a copy."""
+        """train: `train`, or `train_115` (all locales have it). test_id: the test set's repository, or a copy of it."""
 
         locale: str = "de-DE"
         train: str = "train"
@@ -69,8 +70,8 @@ class SpeechMassive(PublishedCorpus):
             if self.train not in TRAIN:
                 raise UsageError(f"speech_massive: train={self.train}; {nearest(self.train, TRAIN)}")
             if self.train == "train" and self.locale not in WHOLE:
-                raise UsageError(f"speech_massive: {self.locale} has no whole training set, only {' and '.join(WHOLE)} have; "
-                                 "give --param train=train_115")
+                raise UsageError(f"speech_massive: {self.locale} has no whole training set, only {' and '.join(WHOLE)} "
+                                 "have; give --param train=train_115")
 
         def sources(self) -> dict[str, tuple[str, str]]:
             """Our split -> (folder of the repository, the publisher's split)."""
@@ -121,20 +122,28 @@ class SpeechMassive(PublishedCorpus):
 
 def read_rows(folder: Path, split: str):
     """The rows of a split's parquet files in their order. SpeechMergeError where there are none or they are damaged."""
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise SpeechMergeError("speech_massive: pyarrow, which reads parquet, is missing; run: pip install 'speechmerge[hf]'") from error
+    arrow = pyarrow()
     files = sorted(folder.glob(f"{split}-*.parquet"))
     if not files:
         raise SpeechMergeError(f"{folder}: no {split}-*.parquet. {SpeechMassive.obtain}")
     for file in files:
         try:
-            for batch in tqdm(ParquetFile(file).iter_batches(ROWS), file.name, unit="x32", disable=None):
+            batches = arrow.parquet.ParquetFile(file).iter_batches(ROWS)
+            for batch in tqdm(batches, file.name, unit=f"x{ROWS}", disable=None):
                 yield from batch.to_pylist()
-        except (ArrowException, OSError) as error:
+        except (arrow.ArrowException, OSError) as error:
             raise SpeechMergeError(f"{file}: cannot be read ({str(error).splitlines()[0]}); fetch it again") from error
+
+
+def pyarrow():
+    """The library that reads parquet, an optional one."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise SpeechMergeError("speech_massive: pyarrow, which reads parquet, is missing; "
+                               "run: pip install 'speechmerge[hf]'") from error
+    return pyarrow
 
 
 def entities_of(row: dict) -> list[dict]:
@@ -143,8 +152,8 @@ def entities_of(row: dict) -> list[dict]:
     if len(tokens) != len(row["labels"]):  # the publisher counts the tokens of the annotation
         tokens = MARKED.sub(r"\1", row["annot_utt"]).split()
     if len(tokens) != len(row["labels"]):
-        raise SpeechMergeError(f"speech_massive {row['locale']} id {row['id']}: {len(tokens)} tokens in {row['utt']!r}, "
-                               f"but {len(row['labels'])} labels; is this the right revision?")
+        raise SpeechMergeError(f"speech_massive {row['locale']} id {row['id']}: {len(tokens)} tokens in "
+                               f"{row['utt']!r}, but {len(row['labels'])} labels; is this the right revision?")
     entities, before = [], OUTSIDE
     for token, kind in zip(tokens, row["labels"]):
         if kind != OUTSIDE and kind == before:

@@ -3,6 +3,7 @@ import random
 from pathlib import Path
 
 from speechmerge.corpora.slurp.commands import COMMANDS, annotation, draw, sentence
+from speechmerge.corpora.slurp.massive import pyarrow
 from speechmerge.corpora.twins import Spoken, speak, voices, write_lines
 from speechmerge.files import atomic_file
 
@@ -18,8 +19,8 @@ def write_twin(root: Path, seed: int, nj: int):
     rng, seen = random.Random(f"speech_massive:{seed}"), set()
     rows = {split: [make_row(rng, split, number, seen) for number in range(count)] for split, count in ROWS.items()}
     rows["train_115"] = rows["train"][:ROWS["train_115"]]  # a part of the whole training set, as published
-    said = [Spoken(row["path"], row["utt"], "de", row["voice"], seed=seed) for split in rows if split != "train_115" for row in rows[split]]
-    speak(root, said, nj)
+    said = [row for split in rows if split != "train_115" for row in rows[split]]
+    speak(root, [Spoken(row["path"], row["utt"], "de", row["voice"], seed=seed) for row in said], nj)
     for split, found in rows.items():
         folder = root / REPOSITORY.get(split, "Speech-MASSIVE")
         share = -(-len(found) // FILES[split])
@@ -48,12 +49,10 @@ def as_published(root: Path, row: dict) -> dict:
 
 
 def write_parquet(path: Path, rows: list[dict]):
-    from pyarrow import Table
-    from pyarrow.parquet import write_table
-
+    arrow = pyarrow()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, "wb") as file:
-        write_table(Table.from_pylist(rows), file)
+        arrow.parquet.write_table(arrow.Table.from_pylist(rows), file)
 
 
 def write_card(folder: Path, splits: list[str]):

@@ -14,13 +14,15 @@ from speechmerge.corpora.twins import Spoken, gender, speak, voices, write_lines
 PROMPTS = {"train": 120, "train_synthetic": 42, "devel": 18, "test": 30}  # multiples of 3, for `expected`
 SPLITS = {"devel": "dev", "test": "test"}  # of the sentences
 GROUPS = {"train": "train", "train_synthetic": "base", "devel": "dev", "test": "test"}
-OTHER_INTENT = {"play_music": "music", "weather_query": "weather", "lists_createoradd": "createoradd"}  # the field `intent`
+# What the field `intent` says of every other prompt
+OTHER_INTENT = {"play_music": "music", "weather_query": "weather", "lists_createoradd": "createoradd"}
 
 
 def expected(options) -> dict[str, int]:
     """Of three prompts in a row the first has one recording, the second two, the third three; four are by headset."""
     share = {"all": 6, "best": 3, "headset": 4}[options.recordings]
-    real = {split: PROMPTS[name] * share // 3 for split, name in (("train", "train"), ("dev", "devel"), ("test", "test"))}
+    sources = {"train": "train", "dev": "devel", "test": "test"}
+    real = {split: PROMPTS[name] * share // 3 for split, name in sources.items()}
     real["train"] = real["train"] * ("train" in options.train)
     if "train_synthetic" in options.train:
         real["train"] += PROMPTS["train_synthetic"]
@@ -38,7 +40,8 @@ def write_twin(root: Path, seed: int, nj: int):
             prompt = make_prompt(rng, name, number, seen, next(ids))
             takes = record(rng, prompt, speakers, clock, 0 if synthetic else number % 3)
             folder = "audio/slurp_synth" if synthetic else "audio/slurp_real"
-            spoken += [Spoken(f"{folder}/{file}", prompt["sentence"], "en", speaker, seed=seed) for file, speaker in takes]
+            spoken += [Spoken(f"{folder}/{file}", prompt["sentence"], "en", speaker, seed=seed)
+                       for file, speaker in takes]
             if not synthetic:
                 metadata[str(prompt["slurp_id"])] = about(prompt, takes)
             lines[name].append(prompt)
@@ -78,11 +81,11 @@ def record(rng, prompt: dict, speakers, clock, more: int) -> list[tuple[str, obj
     """[(file, speaker)]: one by headset, with `more` the same session far from it, and one by somebody else."""
     first, second = rng.sample(speakers, 2)
     session, other = (f"audio{'--' if rng.random() < 0.07 else '-'}{next(clock)}" for _ in range(2))
-    takes = [(f"{session}-headset.flac", first), (f"{session}.flac", first), (f"{other}-headset.flac", second)][:more + 1]
-    for file, _ in takes:
+    takes = [(f"{session}-headset.flac", first), (f"{session}.flac", first), (f"{other}-headset.flac", second)]
+    for file, _ in takes[:more + 1]:
         wer, ent_wer = rng.choice((0.0, 0.0, 0.0, 0.2, 0.33)), rng.choice((0.0, 0.5)) if prompt["entities"] else None
         prompt["recordings"].append({"file": file, "wer": wer, "ent_wer": ent_wer, "status": "correct"})
-    return takes
+    return takes[:more + 1]
 
 
 def about(prompt: dict, takes) -> dict:

@@ -27,8 +27,8 @@ from speechmerge.files import read_mapping
 from speechmerge.registry import nearest
 
 log = logging.getLogger(__name__)
-FILES = {"train": "spoken_train-v1.1.json", "test": "spoken_test-v1.1.json", "test_wer44": "spoken_test-v1.1_WER44.json",
-         "test_wer54": "spoken_test-v1.1_WER54.json"}
+FILES = {"train": "spoken_train-v1.1.json", "test": "spoken_test-v1.1.json",
+         "test_wer44": "spoken_test-v1.1_WER44.json", "test_wer54": "spoken_test-v1.1_WER54.json"}
 VARIANTS = ("wer44", "wer54")
 QUESTIONS = {"train": 37111, "test": 5351}  # train: before a share of it becomes dev
 
@@ -42,13 +42,13 @@ class SpokenSquad(PublishedCorpus):
     homepage = "https://github.com/Chia-Hsuan-Lee/Spoken-SQuAD"
     layout = "spoken_{train,test}-v1.1.json and wav/{train,test}/<topic>_<paragraph>_<sentence>.wav"
     obtain = ("git clone https://github.com/Chia-Hsuan-Lee/Spoken-SQuAD to that folder, fetch its audio (50 GB, "
-              "http://speech.ee.ntu.edu.tw/~chiahsuan/Spoken-SQuAD/Spoken-SQuAD_audio.zip) and put the wav files of the "
-              "training set below wav/train, those of the other below wav/test.")
+              "http://speech.ee.ntu.edu.tw/~chiahsuan/Spoken-SQuAD/Spoken-SQuAD_audio.zip) and put the wav files of "
+              "the training set below wav/train, those of the other below wav/test.")
 
     @dataclass(frozen=True)
     class Options:
         """dev_share: of train's titles. variants: noisy tests `wer44`, `wer54` as test_wer44, test_wer54. train_audio,
-        test_audio: folders below --corpus-dir, or absolute. joined: for the paragraphs; default paragraphs/ beside them."""
+        test_audio: folders below --corpus-dir, or absolute. joined: of the paragraphs, else <corpus-dir>/paragraphs."""
 
         dev_share: float = 0.1
         variants: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class SpokenSquad(PublishedCorpus):
 
         def __post_init__(self):
             if not 0 < self.dev_share < 1:
-                raise UsageError(f"spoken_squad: dev_share={self.dev_share}, expected a share between 0 and 1, such as 0.1")
+                raise UsageError(f"spoken_squad: dev_share={self.dev_share}, expected more than 0 and less than 1")
             for variant in self.variants:
                 if variant not in VARIANTS:
                     raise UsageError(f"spoken_squad: no variant {variant!r}; {nearest(variant, VARIANTS)}")
@@ -106,9 +106,10 @@ def read_document(path: Path) -> list[dict]:
             for paragraph in title["paragraphs"]:
                 assert_texts(path, title["title"], [paragraph["context"]])
                 for question in paragraph["qas"]:
-                    assert_texts(path, question["id"], [question["question"], *(answer["text"] for answer in question["answers"])])
+                    answers = [answer["text"] for answer in question["answers"]]
+                    assert_texts(path, question["id"], [question["question"], *answers])
     except (KeyError, TypeError) as error:
-        raise SpeechMergeError(f"{path}: is not in the format of SQuAD v1.1 ({error!r}); fetch the file again") from error
+        raise SpeechMergeError(f"{path}: is not in the format of SQuAD v1.1 ({error!r}); fetch it again") from error
     return document["data"]
 
 
@@ -118,7 +119,7 @@ def assert_texts(path: Path, where: str, texts: list):
 
 
 def count_spans(titles: list[dict]) -> tuple[int, int, str | None]:
-    """(answers that stand in the context where `answer_start` says, all answers, the first question where one does not)."""
+    """(answers that stand where `answer_start` says, all answers, the first question where one does not)."""
     right = total = 0
     first = None
     for title in titles:
@@ -137,8 +138,8 @@ def check_spans(path: Path, titles: list[dict], strict: bool):
     """All 15,875 answers of the test stand where they should; in its noisy variants 579 and 322 of 17,841 do."""
     right, total, first = count_spans(titles)
     if strict and right < total:
-        raise SpeechMergeError(f"{path}: {total - right} of {total} answers are not at their answer_start (first: question "
-                               f"{first}), expected none; is it a noisy variant under this name? Fetch the file again")
+        raise SpeechMergeError(f"{path}: {total - right} of {total} answers are not at their answer_start (first: "
+                               f"question {first}), expected none; is it a noisy variant by this name? Fetch it again")
     log.info("spoken_squad: %s: %d of %d answers stand at their answer_start", path.name, right, total)
 
 
@@ -179,7 +180,8 @@ def add_questions(utterances: dict, title: str, paragraph: dict, audio: str, ski
 def carve_dev(reading: Reading, share: float) -> Reading:
     """Whole titles of train as dev, chosen by a hash of the title: the same ones in every run and every release."""
     train = reading.splits["train"].utterances
-    titles = sorted({utterance.labels["group"] for utterance in train.values()}, key=lambda t: hashlib.sha256(t.encode()).digest())
+    titles = {utterance.labels["group"] for utterance in train.values()}
+    titles = sorted(titles, key=lambda title: hashlib.sha256(title.encode()).digest())
     held_out = set(titles[:math.ceil(share * len(titles))])
     parts = {True: {}, False: {}}
     for id, utterance in train.items():

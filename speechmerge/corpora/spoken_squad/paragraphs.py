@@ -33,9 +33,10 @@ def find_sentences(folder: Path) -> dict[Place, list[Path]]:
             topic, paragraph, sentence = map(int, match.groups())
             found.setdefault((topic, paragraph), {})[sentence] = path
     if not found:
-        raise SpeechMergeError(f"{folder}: no files <topic>_<paragraph>_<sentence>.wav; unpack Spoken-SQuAD_audio.zip there")
+        raise SpeechMergeError(f"{folder}: no files <topic>_<paragraph>_<sentence>.wav; unpack the audio there")
     base = 0 if any(0 in (*place, *sentences) for place, sentences in found.items()) else 1
-    return {(topic - base, paragraph - base): without_gaps(sentences, base) for (topic, paragraph), sentences in found.items()}
+    return {(topic - base, paragraph - base): without_gaps(sentences, base)
+            for (topic, paragraph), sentences in found.items()}
 
 
 def without_gaps(sentences: dict[int, Path], base: int) -> list[Path]:
@@ -48,7 +49,8 @@ def without_gaps(sentences: dict[int, Path], base: int) -> list[Path]:
 def join_all(parts: dict[Path, list[Path]], what: str):
     """Writes the joined files that are missing or were made of other parts; a killed run goes on where it was."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        done = list(tqdm(pool.map(join, parts, parts.values()), f"paragraphs of {what}", len(parts), unit="par", disable=None))
+        joining = pool.map(join, parts, parts.values())
+        done = list(tqdm(joining, f"paragraphs of {what}", len(parts), unit="par", disable=None))
     if any(done):
         log.info("spoken_squad %s: %d paragraphs joined, %d were there", what, sum(done), len(done) - sum(done))
 

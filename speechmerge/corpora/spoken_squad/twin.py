@@ -48,8 +48,10 @@ def make_title(rng, split: str, topic: int, seen: set, spoken: list) -> dict:
             spoken.append((path, fact["text"], "en", voices("train")[0], None, SECONDS[count], RATE))
         asked = facts[:2] if number < PARAGRAPHS[split] else []
         context = " ".join(f"{fact['text']}." for fact in facts)
-        paragraphs.append({"context": context, "qas": [question(context, fact, (split, topic, number)) for fact in asked]})
-    return {"title": f"{rng.choice(CITIES).title()}_and_{rng.choice(THINGS).title()}_{split}_{topic}", "paragraphs": paragraphs}
+        questions = [question(context, fact, (split, topic, number)) for fact in asked]
+        paragraphs.append({"context": context, "qas": questions})
+    title = f"{rng.choice(CITIES).title()}_and_{rng.choice(THINGS).title()}_{split}_{topic}"
+    return {"title": title, "paragraphs": paragraphs}
 
 
 def draw_fact(rng, split: str, seen: set) -> dict:
@@ -61,7 +63,8 @@ def draw_fact(rng, split: str, seen: set) -> dict:
         if split_of(text) == split and text not in seen:
             break
     seen.add(text)
-    return {"text": text, "name": name, "verb": verb, "thing": thing, "city": city, "kind": kind, "who": rng.random() < 0.5}
+    return {"text": text, "name": name, "verb": verb, "thing": thing, "city": city, "kind": kind,
+            "who": rng.random() < 0.5}
 
 
 def question(context: str, fact: dict, place) -> dict:
@@ -86,11 +89,20 @@ def as_noisy(rng, title: dict, share: float) -> dict:
     """A worse transcript; answers with capitals, as SQuAD has them, where they stood in SQuAD's text."""
     paragraphs = []
     for paragraph in title["paragraphs"]:
-        heard = [rng.choice(("the", "and", "uh", "a")) if rng.random() < share else word for word in paragraph["context"].split()]
-        asked = [{**entry, "answers": [{"answer_start": answer["answer_start"] + 17 + 5 * (number % 3), "text": answer["text"].title()}
-                                       for number, answer in enumerate(entry["answers"])]} for entry in paragraph["qas"]]
+        words = paragraph["context"].split()
+        heard = [rng.choice(("the", "and", "uh", "a")) if rng.random() < share else word for word in words]
+        asked = [{**entry, "answers": [stale(*pair) for pair in enumerate(entry["answers"])]}
+                 for entry in paragraph["qas"]]
         paragraphs.append({"context": " ".join(heard), "qas": asked})
     return {"title": title["title"], "paragraphs": paragraphs}
+
+
+def stale(number: int, answer: dict) -> dict:
+    return {"answer_start": answer["answer_start"] + 17 + 5 * (number % 3), "text": answer["text"].title()}
+
+
+def stale(number: int, answer: dict) -> dict:
+    return {"answer_start": answer["answer_start"] + 17 + 5 * (number % 3), "text": answer["text"].title()}
 
 
 def write_document(path: Path, titles: list[dict]):
