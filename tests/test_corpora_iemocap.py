@@ -3,7 +3,9 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from speechmerge.corpora import CORPORA
 from speechmerge.corpora.published import Request
@@ -151,6 +153,17 @@ def test_lines_that_cannot_be_read_are_named(tmp_path, line, found):
         read(tmp_path)
 
 
+def test_long_turns_are_cut_not_dropped(tmp_path):
+    small(tmp_path)
+    folder = tmp_path / "IEMOCAP_full_release/Session1/sentences/wav/Ses01F_impro01"
+    folder.mkdir(parents=True)
+    for name, seconds in (("Ses01F_impro01_F000", 34), ("Ses01F_impro01_F001", 30)):
+        soundfile.write(folder / f"{name}.wav", np.zeros(16000 * seconds), 16000, subtype="PCM_16")
+    turns = read(tmp_path).splits["test"].utterances
+    assert turns["Ses01F_impro01_F000"].segment == (0.0, 30.0) and turns["Ses01F_impro01_F001"].segment is None
+    assert read(tmp_path, longest=0.0).splits["test"].utterances["Ses01F_impro01_F000"].segment is None
+
+
 def test_two_labels_of_a_turn_are_refused(tmp_path):
     small(tmp_path)
     put(tmp_path / "IEMOCAP_full_release/Session1/dialog/EmoEvaluation/Ses01F_impro09.txt", evaluation([("Ses01F_impro01_F000", "ang")]))
@@ -207,9 +220,6 @@ def test_what_to_obtain_is_said(tmp_path):
 def test_the_hubs_version(tmp_path):
     datasets = pytest.importorskip("datasets")
     import io
-
-    import numpy as np
-    import soundfile
 
     sound = io.BytesIO()
     soundfile.write(sound, np.zeros(1600), 16000, format="WAV")

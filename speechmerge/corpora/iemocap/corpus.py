@@ -18,6 +18,7 @@ from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.iemocap import twin
 from speechmerge.corpora.lines import numbered_lines
 from speechmerge.corpora.published import Hub, Part, PublishedCorpus, Reading, Split
+from speechmerge.corpora.stretches import beginning
 from speechmerge.data.directory import Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
@@ -51,13 +52,15 @@ class IEMOCAP(PublishedCorpus):
         """fold: the session that is the test set. classes: of EMOTIONS. excited_as_happy: excited counts as happy.
 
         dev: `random`, a fifth of the four training sessions, whose speakers train too (as SUPERB has it); or `session`,
-        all of the session after the test session, so that no speaker of dev is in train.
+        all of the session after the test session, so that no speaker of dev is in train. longest: seconds of a turn
+        that are used, 0: all.
         """
 
         fold: int = 1
         classes: tuple[str, ...] = FOUR
         excited_as_happy: bool = True
         dev: str = "random"
+        longest: float = 30.0
 
         def __post_init__(self):
             if self.fold not in SESSIONS:
@@ -67,6 +70,8 @@ class IEMOCAP(PublishedCorpus):
             for name in self.classes:
                 if name not in EMOTIONS.values():
                     raise UsageError(f"iemocap: no class {name!r}; {nearest(name, EMOTIONS.values())}")
+            if self.longest < 0:
+                raise UsageError(f"iemocap: longest {self.longest:g}; expected 0 seconds or more")
             if len(set(self.classes)) < 2 or len(set(self.classes)) < len(self.classes):
                 raise UsageError(f"iemocap: classes {','.join(self.classes)}; expected two or more different ones")
             if self.excited_as_happy and "excited" in self.classes:
@@ -135,7 +140,8 @@ def read_session(folder: Path, options, skipped: Counter) -> dict[str, Utterance
             label = None if code == UNDECIDED else options.label(EMOTIONS[code])
             if label is not None:
                 audio = folder / "sentences" / "wav" / id.rpartition("_")[0] / f"{id}.wav"
-                utterances[id] = make_utterance(id, str(audio), label, texts.get(id))
+                turn = make_utterance(id, str(audio), label, texts.get(id))
+                utterances[id] = replace(turn, segment=beginning(audio, options.longest))
     others = (code for id, code in codes.items() if id not in utterances)
     skipped.update("no agreement" if code == UNDECIDED else EMOTIONS[code] for code in others)
     return utterances

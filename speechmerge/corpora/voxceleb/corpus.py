@@ -18,6 +18,7 @@ from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.download import Archive, fetch_all
 from speechmerge.corpora.lines import numbered_lines
 from speechmerge.corpora.published import TWIN, PublishedCorpus, Reading, Split
+from speechmerge.corpora.stretches import beginning
 from speechmerge.corpora.voxceleb import twin
 from speechmerge.corpora.voxceleb.archives import AUDIO, FOLDERS, provide_folders
 from speechmerge.corpora.voxceleb.pairs import draw_pairs
@@ -36,7 +37,6 @@ SPLITS = {"1": "train", "2": "dev", "3": "test"}
 COUNTS = {"train": 138361, "dev": 6904, "test": 8251}
 TRIAL_COUNTS = {"O": 37720}
 WAV = re.compile(r"(id1[0-9]{4})/([^/\s]+)/([0-9]{5})\.wav")
-HEADER, RATE = 44, 16000  # bytes before the samples of a wav file; Hz, 16-bit mono
 DEV_SPEAKERS = (0.04, 4)  # share of the training speakers whose pairs are the dev set, and at least so many
 
 
@@ -50,7 +50,7 @@ class VoxCeleb(PublishedCorpus):
     layout = "VoxCeleb1/{dev,test}/wav/id1XXXX/<video>/<number>.wav, or vox1_dev_wav_parta{a..d} and vox1_test_wav.zip"
     obtain = ("Register with the publisher (form on https://mm.kaist.ac.kr/datasets/voxceleb/), fetch "
               "vox1_dev_wav_partaa, -ab, -ac, -ad and vox1_test_wav.zip into the folder that you give as --corpus-dir: "
-              "they are joined, checked and unpacked there. Or let a copy on Hugging Face be fetched: --param fetch=true.")
+              "they are joined, checked and unpacked. Or let a copy on Hugging Face be fetched: --param fetch=true.")
 
     @dataclass(frozen=True)
     class Options:
@@ -132,8 +132,7 @@ class Finder:
 
     def utterance(self, wav: str, labels: dict) -> Utterance:
         speaker, path = wav.split("/")[0], self.audio(wav)
-        long = self.longest and path.is_file() and path.stat().st_size > HEADER + 2 * RATE * self.longest
-        segment = (0.0, float(self.longest)) if long else None
+        segment = beginning(path, self.longest)
         return Utterance(utterance_id(wav), str(path), None, speaker, labels=labels, segment=segment)
 
     def list(self, *names: str) -> Path:

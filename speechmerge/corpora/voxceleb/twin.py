@@ -1,4 +1,4 @@
-"""VoxCeleb1 in miniature: 14 voices as speakers, three videos of each, the publisher's lists and the speakers' table."""
+"""VoxCeleb1 in miniature: 14 voices as speakers, three videos of each, the publisher's lists and table."""
 import random
 import string
 from pathlib import Path
