@@ -1,7 +1,7 @@
 """Decoding: one system on one data directory -> exp/decode/<split>/<system>/<set>/{hyp,hyp_labels,scores,decode.json}.
 
-A set is mostly named as its task; where one task has several data directories (languages), each is a set. Trials that are
-scored by the cosine of embeddings have `scores` alone.
+A set is mostly named as its task; where one task has several data directories (languages), each is a set. Trials that
+are scored by the cosine of embeddings have `scores` alone.
 
 A result is kept under a key of everything that went into it (base, adapter, data, options) and made again only when the
 key changes. Work that takes long is saved in parts, so that a killed run goes on, and shards add up.
@@ -80,14 +80,15 @@ def judged(task, labels, row: list[float] | None) -> tuple[str | None, float | N
 
 
 def compared(model: SpeechModel, task, examples, options=Options(), cache=None, batches=None):
-    """Yield lists of Hypothesis of trials, scored by the cosine of the embeddings of both sides; nothing is generated."""
+    """Yield lists of Hypothesis of trials, scored by the cosine of both sides' embeddings; nothing is generated."""
     cache, embeddings = cache if cache is not None else FeatureCache(), {}
     for indices in plan(model, task, examples, options) if batches is None else batches:
         chosen = [examples[index] for index in indices]
         sides = {path: replace(example, audio=(path,), duration=None) for example in chosen for path in example.audio
                  if path not in embeddings}
         embeddings.update(embed(model, task, list(sides.values()), options, cache))
-        yield [Hypothesis(example.id, None, None, cosine(*(embeddings[path] for path in example.audio))) for example in chosen]
+        yield [Hypothesis(example.id, None, None, float(embeddings[example.audio[0]] @ embeddings[example.audio[1]]))
+               for example in chosen]
 
 
 def embed(model: SpeechModel, task, examples, options, cache) -> dict:
@@ -101,13 +102,9 @@ def embed(model: SpeechModel, task, examples, options, cache) -> dict:
     return found
 
 
-def cosine(enrol, test) -> float:
-    return float(enrol @ test)
-
-
 def plan(model, task, examples, options) -> list[list[int]]:
     """Batches of indices: equal context, equally long prefixes."""
-    shapes = [(model.context_frames(model.seconds(example)), model.prefix_length(example, task)) for example in examples]
+    shapes = [(model.context_frames(model.seconds(e)), model.prefix_length(e, task)) for e in examples]
     return batches_by_length(shapes, options.batch_size)
 
 

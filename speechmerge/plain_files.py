@@ -36,7 +36,7 @@ def read_json_lines(path):
         except ValueError as error:
             raise SpeechMergeError(f"{path}:{number}: not JSON ({error})") from error
         if not isinstance(value, dict):
-            raise SpeechMergeError(f"{path}:{number}: found a {type(value).__name__}, expected one JSON object per line")
+            raise SpeechMergeError(f"{path}:{number}: found a {type(value).__name__}, expected a JSON object per line")
         yield number, value
 
 
@@ -54,8 +54,8 @@ def slurp_gold(path, by_prompt: bool = False) -> dict[str, str]:
                         for entity in record["entities"]]
             frame = {"scenario": record["scenario"], "action": record["action"], "entities": entities}
         except (KeyError, IndexError, TypeError) as error:
-            raise SpeechMergeError(f"{path}:{number}: not a record of SLURP ({type(error).__name__}: {error}); expected the keys "
-                                   "slurp_id, scenario, action, tokens, entities, recordings") from error
+            raise SpeechMergeError(f"{path}:{number}: not a record of SLURP ({type(error).__name__}: {error}); "
+                                   "expected slurp_id, scenario, action, tokens, entities, recordings") from error
         found.update((key, encode(frame, "json")) for key in keys)
     return found
 
@@ -67,7 +67,7 @@ def slurp_predictions(path, by_prompt: bool = False) -> dict[str, str]:
         frame = as_frame(record)
         if key not in record or frame is None:
             raise SpeechMergeError(f"{path}:{number}: expected an object with {key}, scenario, action and entities "
-                                   "[{type, filler}]" + ("" if by_prompt else "; for gold transcripts give --load-gold"))
+                                   "[{type, filler}]" + ("" if by_prompt else "; of gold transcripts: --load-gold"))
         found[str(record[key])] = encode(frame, "json")
     return found
 
@@ -78,10 +78,10 @@ def squad_answers(path) -> dict[str, str]:
         answers = {qa["id"]: [answer["text"] for answer in qa["answers"]] for article in read_json_file(path)["data"]
                    for paragraph in article["paragraphs"] for qa in paragraph["qas"]}
     except (KeyError, TypeError) as error:
-        raise SpeechMergeError(f"{path}: not a SQuAD v1.1 file ({type(error).__name__}: {error}); expected data, paragraphs, "
-                               "qas, answers") from error
+        raise SpeechMergeError(f"{path}: not a SQuAD v1.1 file ({type(error).__name__}: {error}); expected data, "
+                               "paragraphs, qas, answers") from error
     if unanswerable := [id for id, texts in answers.items() if not texts]:
-        raise SpeechMergeError(f"{path}: question {unanswerable[0]} has no gold answer; expected SQuAD v1.1, where all have")
+        raise SpeechMergeError(f"{path}: question {unanswerable[0]} has no gold answer; in SQuAD v1.1 all have one")
     return {id: json.dumps(texts, ensure_ascii=False) for id, texts in answers.items()}
 
 
@@ -94,8 +94,8 @@ def squad_predictions(path) -> dict[str, str]:
 
 
 def trial_answers(path) -> dict[str, str]:
-    """yes or no by trial: lines `trial enrol test target|nontarget`; or Kaldi's `enrol test target|nontarget` and VoxCeleb's
-    `1|0 enrol test`, whose trials are named `enrol test`."""
+    """yes or no by trial: lines `trial enrol test target|nontarget`; or Kaldi's `enrol test target|nontarget` and
+    VoxCeleb's `1|0 enrol test`, whose trials are named `enrol test`."""
     found = {}
     for number, words in split_lines(path):
         if words[-1] in ("target", "nontarget") and len(words) in (2, 3, 4):
@@ -103,10 +103,10 @@ def trial_answers(path) -> dict[str, str]:
         elif words[0] in ("0", "1") and len(words) == 3:
             trial, word = " ".join(words[1:]), words[0]
         else:
-            raise SpeechMergeError(f"{path}:{number}: found {' '.join(words)!r}, expected `trial enrol test target|nontarget`, "
-                                   "`enrol test target|nontarget` or `1|0 enrol test`")
+            raise SpeechMergeError(f"{path}:{number}: found {' '.join(words)!r}, expected `trial enrol test "
+                                   "target|nontarget`, `enrol test target|nontarget` or `1|0 enrol test`")
         if found.setdefault(trial, TRIAL_WORDS[word]) != TRIAL_WORDS[word]:
-            raise SpeechMergeError(f"{path}:{number}: the trial {trial!r} stands there twice, as target and as nontarget")
+            raise SpeechMergeError(f"{path}:{number}: the trial {trial!r} stands there as target and as nontarget")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Prompts, target formats and ways of verification: from the options through training records to decoding and scoring."""
+"""Prompts, target formats and ways of verification: from options through training records to decoding and scoring."""
 import json
 import shutil
 
@@ -23,6 +23,7 @@ from speechmerge.tasks.base import LabelTask
 from speechmerge.tasks.frame import encode
 
 BASE = System("base", "base")
+START, END = "<|startoftranscript|>", "<|notimestamps|>"  # of every prefix
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def model(base):
 
 @pytest.fixture
 def published(model):
-    """The same network with the special tokens of the published Whisper: prompts, translation, no token for label tasks."""
+    """The same network with the special tokens of the published Whisper: prompts, translation, none for label tasks."""
     twin = Whisper(model.module, model.tokenizer, model.feature_extractor, model.source, model.path, model.context)
     own = {token: id for token, id in model.vocabulary.items() if token not in ("<|kws|>", "<|intent|>", "<|und|>")}
     twin.vocabulary = {**own, "<|startofprev|>": 900, "<|translate|>": 901}
@@ -68,7 +69,8 @@ def test_fields(tmp_path):
 
 
 @pytest.mark.parametrize("template, message", [
-    ("{lables}", "unknown field {lables}; did you mean 'labels'"), ("{}", "unknown field {}"), ("{labels", "expected '}'"),
+    ("{lables}", "unknown field {lables}; did you mean 'labels'"), ("{}", "unknown field {}"),
+    ("{labels", "expected '}'"),
     ("{labels!r}", "plain names"), ("{labels:9}", "plain names"), ("{labels.x}", "unknown field {labels.x}"),
     ("{0}", "unknown field {0}")])
 def test_wrong_templates(template, message):
@@ -89,7 +91,7 @@ def test_options_that_a_task_does_not_have():
 def test_published_whisper_is_told_the_task_by_a_prompt(published):
     kws = get_task("kws")
     ids = published.prefix(kws, "en", kws.prompt)
-    assert ids[0] == 900 and words(published, ids[-4:]) == ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    assert ids[0] == 900 and words(published, ids[-4:]) == [START, "<|en|>", "<|transcribe|>", END]
     assert published.tokenizer.decode(ids[1:-4]).strip() == "which keyword is spoken"  # letters that these tokens have
     assert published.prefix(get_task("asr"), "en", None)[0] != 900
     told = get_task("asr").configure(prompt="names: anna")
@@ -98,13 +100,13 @@ def test_published_whisper_is_told_the_task_by_a_prompt(published):
 
 def test_a_task_with_a_token_needs_no_prompt_unless_it_is_given(model):
     kws = get_task("kws")
-    assert words(model, model.prefix(kws, "en", kws.prompt)) == ["<|startoftranscript|>", "<|en|>", "<|kws|>", "<|notimestamps|>"]
+    assert words(model, model.prefix(kws, "en", kws.prompt)) == [START, "<|en|>", "<|kws|>", END]
     assert len(model.prefix(kws.configure(prompt="yes or no"), "en", "yes or no")) > 4
 
 
 def test_questions_stand_before_the_start_where_there_is_no_token_for_them(model):
     ids = model.prefix(get_task("speech_qa"), "en", "who is it")
-    assert words(model, ids[-4:]) == ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    assert words(model, ids[-4:]) == [START, "<|en|>", "<|transcribe|>", END]
     assert model.tokenizer.decode(ids[:-4]).strip() == "who is it"
 
 
@@ -114,7 +116,8 @@ def test_long_prompts_lose_their_beginning(model, caplog):
     assert "the decoder takes the last 31" in caplog.text
 
 
-@pytest.mark.parametrize("source, target, expected", [("de", "en", ["<|de|>", "<|translate|>"]), ("en", "de", ["<|de|>", "<|transcribe|>"])])
+@pytest.mark.parametrize("source, target, expected", [
+    ("de", "en", ["<|de|>", "<|translate|>"]), ("en", "de", ["<|de|>", "<|transcribe|>"])])
 def test_translation_tokens(published, source, target, expected):
     assert words(published, published.prefix(get_task("st"), source, None, target))[1:3] == expected
 
@@ -127,6 +130,7 @@ def test_translation_without_a_token_for_it(model):
 
 def test_what_a_tokenizer_cannot_write(model):
     assert model.writable("Hello, World_1!") == "hello world_1" and model.writable("hello") == "hello"
+    assert model.writable("ÇÀ ñ") == "cà ñ"  # these tokens have à and ñ, but no ç
     assert model.target_ids("Yes!") == model.target_ids("yes")
     assert model.writes("a_b") and not model.writes("{")
 
@@ -200,11 +204,12 @@ def test_decoding_takes_the_prompt_of_the_adapters(recipe, monkeypatch):
     assert score_split("exp", "test")["systems"][0]["scores"]["kws"]["generation"] is not None
 
 
-def test_adapters_that_disagree(recipe, monkeypatch, capsys):
+@pytest.mark.parametrize("other", [{"prompt": "no or yes"}, {}])
+def test_adapters_that_disagree(recipe, monkeypatch, capsys, other):
     monkeypatch.chdir(recipe)
     shutil.copytree("exp/kws/kws", "exp/kws/second")
     write_json(recipe / "exp/kws/second/speechmerge.json",
-               {**read_json("exp/kws/kws/speechmerge.json"), "settings": {"prompt": "no or yes"}})
+               {**read_json("exp/kws/kws/speechmerge.json"), "settings": other})
     register_adapter("exp", "second", "exp/kws/second", "kws")
     command = ["decode", "--device", "cpu", "--data", "data", "--tasks", "kws", "--systems", "all"]
     assert main(command) == 2 and "choose one with --prompt" in capsys.readouterr().err
@@ -216,7 +221,8 @@ def test_training_keeps_its_settings(base, tmp_path, monkeypatch):
     for split in ("train", "test"):
         data = tiny_tones(tmp_path / "data/slu" / split, task="asr", n=6)
         ids = [line.split()[0] for line in (data / "wav.scp").read_text().splitlines()]
-        frame = encode({"scenario": "tone", "action": "is_high", "entities": [{"type": "a_b", "filler": "c d"}]}, "json")
+        entities = [{"type": "a_b", "filler": "c d"}]
+        frame = encode({"scenario": "tone", "action": "is_high", "entities": entities}, "json")
         write_text(data / "utt2slu", "".join(f"{id} {frame}\n" for id in ids))
     words = ["--model", str(base), "--device", "cpu"]
     assert main(["train", "--task", "slu", *words, "--data", "data/slu/train", "--max-steps", "1", "--rank", "2",
@@ -268,7 +274,8 @@ def test_trials_by_cosine(model, recipe):
     expected = torch.nn.functional.cosine_similarity(*vectors, dim=0)
     assert values[0][0] == pytest.approx(float(expected), abs=2e-6)
     score = score_decoded(folder).score
-    assert score["generation"] is None and score["labels"]["metric"] == "eer" and score["labels"]["n"] == len(data.trials)
+    assert score["generation"] is None
+    assert score["labels"]["metric"] == "eer" and score["labels"]["n"] == len(data.trials)
 
 
 def mean_state(model, path):
@@ -289,6 +296,7 @@ def test_scores_of_cosines_compare_systems(model, recipe, monkeypatch, capsys):
     base, adapter = json.loads((recipe / "exp/scores_test.json").read_text())["systems"]
     assert 0 <= base["scores"]["speaker_ver"]["labels"] <= 1 and base["scores"]["speaker_ver"]["generation"] is None
     assert adapter["scores"]["speaker_ver"]["labels"] != base["scores"]["speaker_ver"]["labels"]
+    assert main(["report", "--exp-dir", "exp"]) == 0 and "EER" in (recipe / "exp/report/RESULTS.md").read_text()
 
 
 # --- a task of one's own
@@ -314,7 +322,8 @@ def test_a_task_from_outside(tmp_path, monkeypatch, capsys):
     assert examples[0].prompt == "Is it one of f, m?"
     assert main(["list", "tasks"]) == 0
     out = capsys.readouterr().out
-    assert "gender                 Who speaks" in out and "metric accuracy, higher is better; prompt: 'Is it one of {labels}?'" in out
+    assert "gender                 Who speaks" in out
+    assert "metric accuracy, higher is better; prompt: 'Is it one of {labels}?'" in out
 
 
 def test_list_of_tasks(capsys):

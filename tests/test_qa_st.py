@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from speechmerge.cli import main
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, write_json, write_text
@@ -112,17 +113,19 @@ def test_score_qa(tmp_path):
     def question(id, *answers):
         return {"answers": [{"answer_start": 9999, "text": text} for text in answers], "question": "Which?", "id": id}
 
-    write_json(tmp_path / "test.json", {"version": "1.1", "data": [{"title": "t", "paragraphs": [
-        {"context": "c", "qas": [question("q1", "Levi's Stadium", "Levi's Stadium in Santa Clara"), question("q2", "24–10")]},
-        {"context": "c", "qas": []}]}, {"title": "u", "paragraphs": [{"context": "c", "qas": [question("q3", "gold")]}]}]})
+    first = [question("q1", "Levi's Stadium", "Levi's Stadium in Santa Clara"), question("q2", "24–10")]
+    paragraphs = [[first, []], [[question("q3", "gold")]]]
+    write_json(tmp_path / "test.json", {"version": "1.1", "data": [
+        {"title": "t", "paragraphs": [{"context": "c", "qas": qas} for qas in some]} for some in paragraphs]})
     write_json(tmp_path / "pred.json", {"q1": "levis stadium", "q2": "24", "unknown": "x"})
     found = script("score_qa.sh", tmp_path / "test.json", tmp_path / "pred.json", "--output", tmp_path / "out")
     assert found.returncode == 0, found.stderr
     out = read_json(tmp_path / "out")
-    assert (out["n"], out["n_missing"], out["exact_match"], out["f1"]) == (3, 1, pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (out["n"], out["n_missing"]) == (3, 1) and out["exact_match"] == out["f1"] == pytest.approx(1 / 3)
     assert "exact_match          33.33 %" in found.stdout
     write_json(tmp_path / "pred.json", ["x"])
-    assert "expected one JSON object {question id: answer}" in script("score_qa.sh", tmp_path / "test.json", tmp_path / "pred.json").stderr
+    found = script("score_qa.sh", tmp_path / "test.json", tmp_path / "pred.json")
+    assert found.returncode == 1 and "expected one JSON object {question id: answer}" in found.stderr
 
 
 # --- translation
@@ -181,7 +184,8 @@ def test_st_task(st):
     found = task.score(refs, hyps)
     assert found["value"] == found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(HYPS, [REFS]).score / 100)
     assert found["signature"] == SIGNATURE and found["n_missing"] == 0
-    assert task.score(refs, {id: text for id, text in hyps.items() if text})["value"] == found["value"]  # missing is empty
+    some = {id: text for id, text in hyps.items() if text}
+    assert task.score(refs, some)["value"] == found["value"]  # what is missing is empty
     replicates, _ = task.replicates(refs, hyps)
     assert abs(np.mean(replicates) - found["value"]) < 0.15 and replicates.std() > 0
     write_text(st / "utt2target_lang", (st / "utt2target_lang").read_text().replace(" de", " en", 1))
@@ -192,12 +196,14 @@ def test_st_task(st):
 def test_score_st(tmp_path):
     for name, texts in (("ref", REFS), ("hyp", HYPS)):
         write_text(tmp_path / name, "".join(f"u{i} {text}".rstrip() + "\n" for i, text in enumerate(texts)))
-    found = script("score_st.sh", tmp_path / "ref", tmp_path / "hyp", "--target-lang", "de", "--output", tmp_path / "out")
+    options = ["--target-lang", "de", "--output", tmp_path / "out"]
+    found = script("score_st.sh", tmp_path / "ref", tmp_path / "hyp", *options)
     assert found.returncode == 0, found.stderr
     bleu = sacrebleu.corpus_bleu(HYPS, [REFS]).score
     assert read_json(tmp_path / "out")["bleu"] == pytest.approx(bleu / 100)
     first = found.stdout.splitlines()[0]
-    assert first.split()[:2] == ["bleu", f"{bleu:.2f}"] and "%" not in first.split("95 %")[0] and SIGNATURE in found.stdout
+    assert first.split()[:2] == ["bleu", f"{bleu:.2f}"] and "%" not in first.split("95 %")[0]
+    assert SIGNATURE in found.stdout
 
 
 def test_interference_delta_of_bleu(tmp_path):
@@ -220,7 +226,11 @@ def test_interference_delta_of_bleu(tmp_path):
     assert merged["interference_delta"]["st"]["generation"]["value"] == pytest.approx(expected) and -1 < expected < 0
     found = read_results(exp, "test")
     cell = found.cell("generation", "m", "st")
-    assert cell.text == f"{100 * bleu['m']:.1f}" and found.task("st").label == "BLEU ↑" and found.task("st").unit == "points"
+    assert main(["report", "--exp-dir", str(exp), "--output-dir", str(tmp_path / "report")]) == 0
+    page, markdown = ((tmp_path / "report" / name).read_text() for name in ("index.html", "RESULTS.md"))
+    assert f"<b>{100 * bleu['m']:.1f}</b>" in page and f"| {100 * bleu['m']:.1f} [" in markdown and "BLEU ↑" in markdown
+    assert cell.text == f"{100 * bleu['m']:.1f}"
+    assert (found.task("st").label, found.task("st").unit) == ("BLEU ↑", "points")
 
 
 # --- other plain files
@@ -252,11 +262,11 @@ def test_trial_lists(tmp_path, lines, scores):
     assert list(answers.values()) == ["yes", "no"] and answers.keys() == found.keys()
     assert "eer                   0.00 %" in script("score_sv.sh", tmp_path / "trials", tmp_path / "scores").stdout
     write_text(tmp_path / "trials", "1 a b\n0 a b\n")
-    with pytest.raises(SpeechMergeError, match="trials:2: the trial 'a b' stands there twice"):
+    with pytest.raises(SpeechMergeError, match="trials:2: the trial 'a b' stands there as target and"):
         trial_answers(tmp_path / "trials")
 
 
-@pytest.mark.parametrize("name", ["score_asr.sh", "score_slu.sh", "score_sv.sh", "score_st.sh", "score_qa.sh", "score_cls.sh"])
+@pytest.mark.parametrize("name", [f"score_{task}.sh" for task in ("asr", "slu", "sv", "st", "qa", "cls")])
 def test_scripts_explain_themselves(name):
     found = script(name, "--help")
     assert found.returncode == 0 and f"usage: utils/{name}" in found.stdout and len(found.stdout.splitlines()) == 2

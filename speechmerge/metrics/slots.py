@@ -16,8 +16,8 @@ def slot_type_f1(references: list[list[dict]], hypotheses: list[list[dict]]) -> 
 
 
 def slot_value_cer(references: list[list[dict]], hypotheses: list[list[dict]]) -> float | None:
-    """Edits / reference characters over all gold values, each beside the nearest value that the hypothesis has for its slot
-    (nothing where it has none). A hypothesis' value may serve several gold ones, and values too many cost nothing.
+    """Edits / reference characters over all gold values, each beside the nearest value that the hypothesis has for its
+    slot (nothing where it has none). A hypothesis' value may serve several gold ones, and values too many cost nothing.
     None where there are no gold values.
     """
     edits = characters = 0

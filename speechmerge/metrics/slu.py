@@ -1,4 +1,4 @@
-"""Scores of scenario, action and entities, by the rules of the evaluator that SLURP publishes (Bastianelli et al. 2020).
+"""Scores of scenario, action and entities, by the rules of SLURP's own evaluator (Bastianelli et al. 2020).
 
     tables = frame_tables(golds, predictions)        # one per utterance; a prediction is None where there is none
     f1(tables, "slu"), f1(tables, "intent", macro=True)
@@ -14,7 +14,7 @@ measure, true positives, false positives and false negatives by label.
    rate (may exceed 1), and edits of characters / length of the longer filler.
  - slu: word and char together (SLU-F1). This is not the mean of their two F1s.
 
-The published evaluator leaves out utterances without a prediction; here they are errors unless the caller leaves them out.
+The published evaluator leaves out utterances without a prediction; here they are errors unless the caller does, too.
 """
 from collections import defaultdict
 
@@ -33,7 +33,8 @@ def frame_tables(golds: list[dict], predictions: list[dict | None]) -> list[dict
 def frame_table(gold: dict, predicted: dict | None) -> dict:
     answer = predicted or {"scenario": None, "action": None, "entities": []}
     table = {}
-    for measure, right, given in ((m, label_of(gold, m), label_of(answer, m)) for m in ("scenario", "action", "intent")):
+    for measure in ("scenario", "action", "intent"):
+        right, given = label_of(gold, measure), label_of(answer, measure)
         table[measure] = {right: [1, 0, 0]} if given == right else {right: [0, 0, 1], given: [0, 1, 0]}
     table["entity"] = exact_table(gold["entities"], answer["entities"])
     table["word"] = distance_table(gold["entities"], answer["entities"], word_distance)

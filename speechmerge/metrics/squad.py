@@ -34,8 +34,8 @@ def bag_f1(given: list[str], right: list[str]) -> float:
 def overlap_scores(predicted: tuple[float, float], golds: list[tuple[float, float]]) -> tuple[float, float]:
     """(AOS, FF1) of a predicted answer span and the best of the gold ones; (start, end) in seconds.
 
-    AOS: time shared / time from the first start to the last end. FF1: F1 of the time shared. 0 for spans that are apart or
-    that hold no time (start >= end). As in Spoken-SQuAD (Lee et al. 2018) and DUAL (Lin et al. 2022).
+    AOS: time shared / time from the first start to the last end. FF1: F1 of the time shared. 0 for spans that are apart
+    or hold no time (start >= end). As in Spoken-SQuAD (Lee et al. 2018) and DUAL (Lin et al. 2022).
     """
     found = [(0.0, 0.0)]
     for start, end in golds:

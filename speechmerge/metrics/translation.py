@@ -1,7 +1,7 @@
 """Corpus BLEU and chrF by sacreBLEU: detokenised, case as it is.
 
     result = Translation(references, hypotheses, tokenizer_of("de"))
-    result.bleu, result.signature        # 0.2345 (BLEU / 100), "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:..."
+    result.bleu, result.signature        # 0.2345 (BLEU / 100), "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|..."
 
 Values are fractions (BLEU / 100, chrF / 100), as those of all other metrics; what prints them shows points.
 """
@@ -85,6 +85,6 @@ def metric(tokenizer: str, effective_order: bool = False):
         raise UsageError(f"BLEU tokenizer {tokenizer!r}: sacreBLEU knows {', '.join(sorted(BLEU.TOKENIZERS))}")
     module, extra = MECAB.get(tokenizer, (None, None))
     if module and not importlib.util.find_spec(module):
-        raise SpeechMergeError(f"BLEU with the tokenizer {tokenizer} needs MeCab: run `pip install 'sacrebleu[{extra}]'`, or "
-                               "choose --bleu-tokenizer char (its numbers are not comparable)")
+        raise SpeechMergeError(f"BLEU with the tokenizer {tokenizer} needs MeCab: run `pip install "
+                               f"'sacrebleu[{extra}]'`, or choose --bleu-tokenizer char (not comparable)")
     return BLEU(tokenize=tokenizer, effective_order=effective_order)

@@ -125,12 +125,12 @@ def english_normaliser():
 
 
 def indic(text: str, language: str | None) -> str:
-    """Vistaar's (Bhogale et al. 2023): ASCII punctuation and dandas deleted, not replaced by a space; spellings unified by
-    the Indic NLP library except for Urdu; runs of spaces made one. Case stays.
+    """Vistaar's (Bhogale et al. 2023): ASCII punctuation and dandas deleted, not replaced by a space; spellings unified
+    by the Indic NLP library except for Urdu; runs of spaces made one. Case stays.
     """
     if not language:
-        raise SpeechMergeError("normaliser indic: an utterance without a language; it is normalised by language, so give "
-                               "utt2lang (or --lang for plain files)")
+        raise SpeechMergeError("normaliser indic: an utterance without a language; it is normalised by language, so "
+                               "give utt2lang (or --lang for plain files)")
     text = text.translate(INDIC_DELETED)
     return re.sub(" +", " ", text if language == "ur" else indic_normaliser(language).normalize(text)).strip()
 
@@ -140,7 +140,8 @@ def indic_normaliser(language: str):
     try:
         from indicnlp.normalize.indic_normalize import IndicNormalizerFactory
     except ImportError as error:
-        raise SpeechMergeError("normaliser indic: needs the Indic NLP library; run `pip install indic-nlp-library`") from error
+        raise SpeechMergeError("normaliser indic: needs the Indic NLP library; run `pip install "
+                               "indic-nlp-library`") from error
     return IndicNormalizerFactory().get_normalizer(language)
 
 

@@ -1,8 +1,8 @@
 """Many labels in one pass of a decoder: their tokens as a tree, laid out along the sequence.
 
-Labels that begin alike share their first tokens. A token sees the prefix, its ancestors in the tree and itself, and has the
-position that it would have if its label stood there alone, so that every log-probability is that of the label by itself.
-The encoder's keys and values are used once instead of being copied for every label.
+Labels that begin alike share their first tokens. A token sees the prefix, its ancestors in the tree and itself, and has
+the position that it would have if its label stood there alone, so that every log-probability is that of the label by
+itself. The encoder's keys and values are used once instead of being copied for every label.
 """
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ import torch
 
 @dataclass(frozen=True)
 class Tree:
-    """Nodes in an order in which parents come first. An edge is the step from a node (-1: the end of the prefix) to a token,
-    which is a node of its own unless it ends a label."""
+    """Nodes, parents first. An edge is the step from a node (-1: the end of the prefix) to a token, which is
+    a node of its own unless it ends a label."""
     tokens: list[int]  # of each node
     ancestors: list[tuple[int, ...]]  # of each node, itself included
     edges: list[tuple[int, int]]  # (node, next token), each once
@@ -38,7 +38,7 @@ def label_tree(targets: list[list[int]]) -> Tree:
 
 
 def chunks(targets: list[list[int]], most: int):
-    """Yield lists of indices into `targets`, neighbours in the alphabet of tokens, of at most `most` tokens (or one label)."""
+    """Yield lists of indices into `targets`: neighbours in the order of tokens, `most` tokens (or one label)."""
     chunk, size = [], 0
     for index in sorted(range(len(targets)), key=targets.__getitem__):
         if chunk and size + len(targets[index]) > most:
@@ -62,8 +62,8 @@ def attention(tree: Tree, start: int, dtype) -> torch.Tensor:
 
 
 def score_tree(core, encoded, prefix, targets: list[list[int]], block_bytes: int) -> torch.Tensor:
-    """Mean log-probability per token (size, labels). core: a Whisper; encoded (size, positions, d); prefix (size, start);
-    block_bytes: how large the logits that are held at once may be."""
+    """Mean log-probability per token (size, labels). core: a Whisper; encoded (size, positions, d); prefix (size,
+    start); block_bytes: how large the logits that are held at once may be."""
     tree, (size, start) = label_tree(targets), prefix.shape
     tokens = torch.tensor(tree.tokens, dtype=prefix.dtype, device=prefix.device).expand(size, -1)
     depths = [len(above) - 1 for above in tree.ancestors]

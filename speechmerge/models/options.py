@@ -36,19 +36,19 @@ def model_from(args, records=()):
 def configured(tasks, records, args) -> list:
     """The tasks with the options that were given on the command line, else as the adapters of that task were trained.
 
-    `args` may lack the options. Raises UsageError where adapters of one task disagree.
+    Raises UsageError where adapters of one task disagree.
     """
     tasks = list(tasks)
     for name in TASK_OPTIONS:
         if getattr(args, name, None) is not None and not any(name in task.configurable for task in tasks):
             raise UsageError(f"--{name.replace('_', '-')}: none of the tasks {', '.join(task.name for task in tasks)} has it")
     for task in tasks:
-        own = [record.get("settings", {}) for record in records if record.get("task") == task.name]
+        own = [record["settings"] for record in records if record.get("task") == task.name and "settings" in record]
         for name in task.configurable:
             given = getattr(args, name, None)
             option = f"--{name.replace('_', '-')}"
-            trained = agreed(option, [settings.get(name) for settings in own]) if given is None else given
-            task.configure(**{name: trained})
+            values = [settings.get(name, getattr(type(task), name)) for settings in own]
+            task.configure(**{name: agreed(option, values) if given is None else given})
     return tasks
 
 

@@ -8,6 +8,7 @@ without `<|startofprev|>` gets the bare prompt there, if the task cannot do with
 import copy
 import functools
 import logging
+import unicodedata
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
 
 log = logging.getLogger(__name__)
 IGNORED = -100  # label of positions without loss
-CACHE_BYTES = 1 << 28  # decoder cache of one chunk of labels while they are scored; also logits of a block of a label tree
+CACHE_BYTES = 1 << 28  # decoder cache of a chunk of labels while they are scored, or logits of a block of a label tree
 FEW_LABELS = 32  # more are scored as a tree
 TREE_TOKENS = 768  # of one tree, before labels share their beginnings: attention within it grows with the square
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -89,8 +90,9 @@ class Whisper(SpeechModel):
 
     # Text
 
-    def prefix(self, task, language: str | None, prompt: str | None = None, target_language: str | None = None) -> list[int]:
-        """Token ids before the answer; equally long for all utterances of a task unless they have prompts of their own."""
+    def prefix(self, task, language: str | None, prompt: str | None = None,
+               target_language: str | None = None) -> list[int]:
+        """Token ids before the answer; equally long for all utterances of a task unless each has its own prompt."""
         own = f"<|{task.name}|>" if task.kind != "transcription" else "<|transcribe|>"
         spoken, told = self._language_token(task, language), own if own in self.vocabulary else "<|transcribe|>"
         if target_language:
@@ -115,8 +117,8 @@ class Whisper(SpeechModel):
         if target == "en" and "<|translate|>" in self.vocabulary:
             return spoken, "<|translate|>"
         if f"<|{target}|>" not in self.vocabulary:
-            raise SpeechMergeError(f"{self.path}: no token for the target language {target!r}; Whisper's codes are such as "
-                                   "de, zh, sv; correct utt2target_lang")
+            raise SpeechMergeError(f"{self.path}: no token for the target language {target!r}; Whisper's codes are "
+                                   "such as de, zh, sv; correct utt2target_lang")
         return f"<|{target}|>", "<|transcribe|>"
 
     def _prompt(self, task, prompt: str | None) -> list[int]:
@@ -143,11 +145,15 @@ class Whisper(SpeechModel):
         return "<unk>" not in self.vocabulary or self.vocabulary["<unk>"] not in self.text_ids(text)
 
     def writable(self, text: str) -> str:
-        """What a small tokenizer has no token for is written in lower case, or left out as a space; Whisper's has all."""
+        """What a small tokenizer has no token for becomes a lower-case letter, one without accent, or a space.
+        Whisper's own tokenizer has tokens for everything."""
         if self._has_token(text):
             return text
-        kept = (next((c for c in (char, char.lower()) if c.isspace() or self._character(c)), " ") for char in text)
-        return " ".join("".join(kept).split())
+        return " ".join("".join(map(self._nearest, text)).split())
+
+    def _nearest(self, char: str) -> str:
+        forms = (char, char.lower(), unicodedata.normalize("NFKD", char)[0].lower())
+        return next((form for form in forms if form.isspace() or self._character(form)), " ")
 
     @functools.cached_property
     def _character(self):

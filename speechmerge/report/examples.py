@@ -85,7 +85,7 @@ def align(reference: str, hypothesis: str, normalise) -> tuple[tuple[Segment, ..
 
 
 def judge(task, reference: str, hypothesis: str, labels, language=None) -> tuple[tuple[Segment, ...], int]:
-    """Marked hypothesis and its errors, as the task reads it. `labels`: the label set, None for answers in free text."""
+    """Marked hypothesis and its errors, as the task reads it. `labels`: the label set, None for free text."""
     from speechmerge.metrics.wer import normaliser_by_name
 
     if labels is None:
@@ -169,7 +169,7 @@ def task_examples(
 
     groups = {id_: group_of(errors(base, id_), errors(single, id_), errors(merge, id_)) for id_ in examples}
     shown = tuple(
-        _show(examples[id_], task.written(examples[id_].target), groups[id_], [lines[system][id_] for system in order], audio)
+        _show(examples[id_], task.written(examples[id_].target), groups[id_], [lines[s][id_] for s in order], audio)
         for id_ in pick(groups, count)
     )
     counts = {name: sum(group == name for group in groups.values()) for name in GROUPS}

@@ -30,7 +30,7 @@ def print_tables(results: dict):
     """By free generation and, where labels were scored, by label scoring."""
     for reading, title in (("generation", "free generation"), ("labels", "label scoring")):
         if any(scores[reading] is not None for entry in results["systems"] for scores in entry["scores"].values()):
-            print(f"\n{title}, split {results['split']}, % (BLEU: points); worst: smallest interference_delta over its tasks")
+            print(f"\n{title}, split {results['split']}, % (BLEU: points); worst: smallest interference_delta")
             print(score_table(results, reading))
 
 

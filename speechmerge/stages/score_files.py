@@ -1,23 +1,23 @@
 """speechmerge score-files --task asr --ref FILE --hyp FILE: plain files, no data directory needed.
 
-utils/score_*.sh are this verb with its task filled in. Several pairs of files of a label task are folds: each is scored, then
-their mean and all of them pooled.
+utils/score_*.sh are this verb with its task filled in. Several pairs of files of a label task are folds: each is
+scored, then their mean and all of them pooled.
 """
 from speechmerge.options import boolean
 from speechmerge.report.wording import POINTS
 from speechmerge.stages.score import NORMALISERS
 
 HELP = "score plain files of references and hypotheses"
-RATES = ("wer", "cer", "accuracy", "uar", "macro_f1", "eer", "scenario_f1", "action_f1", "intent_f1", "entity_f1", "word_f1",
-         "char_f1", "slu_f1", "exact_match", "slot_type_f1", "slot_value_cer", "f1")
+RATES = ("wer", "cer", "accuracy", "uar", "macro_f1", "eer", "scenario_f1", "action_f1", "intent_f1", "entity_f1",
+         "word_f1", "char_f1", "slu_f1", "exact_match", "slot_type_f1", "slot_value_cer", "f1")
 
 
 def add_arguments(parser):
-    parser.add_argument("--task", required=True, help="asr, slu, st, speech_qa, speaker_ver or a label task (intent, ...)")
-    parser.add_argument("--ref", required=True, nargs="+", help="`id words` or `id label`; slu: SLURP's jsonl; speech_qa: a "
-                        "SQuAD json; speaker_ver: a trials file. Several for a label task: folds")
-    parser.add_argument("--hyp", nargs="+", help="`id words`, `id label` or `trial yes|no`; empty or missing lines are errors; "
-                        "slu: jsonl with file, scenario, action, entities; speech_qa: json {id: answer}")
+    parser.add_argument("--task", required=True, help="asr, slu, st, speech_qa, speaker_ver or a label task (kws)")
+    parser.add_argument("--ref", required=True, nargs="+", help="`id words` or `id label`; slu: SLURP's jsonl; "
+                        "speech_qa: a SQuAD json; speaker_ver: a trials file. Several for a label task: folds")
+    parser.add_argument("--hyp", nargs="+", help="`id words`, `id label` or `trial yes|no`, empty or missing lines are "
+                        "errors; slu: jsonl with file, scenario, action, entities; speech_qa: json {id: answer}")
     parser.add_argument("--scores", help="speaker_ver: `trial number`, higher is more alike")
     parser.add_argument("--labels", help="the closed label set, one per line (default: the labels of --ref)")
     parser.add_argument("--utt2spk", help="intervals are then drawn by speaker, and asr is listed by speaker")
@@ -103,10 +103,9 @@ def folds_table(args, found: dict) -> str:
     from speechmerge.stages.score import aligned
 
     rates = list(found["mean"])
+    named = [*zip(args.ref, found["folds"]), ("mean of folds", found["mean"]), ("pooled", found["pooled"])]
     rows = [["fold", "n", *rates]]
-    rows += [[ref, str(fold["n"]), *(f"{100 * fold[key]:.2f} %" for key in rates)] for ref, fold in zip(args.ref, found["folds"])]
-    rows.append(["mean of folds", "", *(f"{100 * found['mean'][key]:.2f} %" for key in rates)])
-    rows.append(["pooled", str(found["pooled"]["n"]), *(f"{100 * found['pooled'][key]:.2f} %" for key in rates)])
+    rows += [[name, str(some.get("n", "")), *(f"{100 * some[key]:.2f} %" for key in rates)] for name, some in named]
     return aligned(rows) + "\n\npooled:\n" + table(found["pooled"])
 
 

@@ -78,8 +78,8 @@ class Task:
         used = {field: values[field] for field in template_fields(self.prompt)}
         if missing := sorted(field for field, value in used.items() if not value):
             table = {"transcript": "text", "language": "utt2lang", "question": "utt2question"}.get(missing[0], "labels")
-            raise SpeechMergeError(f"{data.path / table}: utterance {utterance.id} has no {missing[0]}, which the prompt "
-                                   f"{self.prompt!r} of the task {self.name} asks for")
+            raise SpeechMergeError(f"{data.path / table}: utterance {utterance.id} has no {missing[0]}, which the "
+                                   f"prompt {self.prompt!r} of the task {self.name} asks for")
         return self.prompt.format(**used) or None
 
     def examples(self, data: DataDir) -> list[Example]:

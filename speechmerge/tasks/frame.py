@@ -65,7 +65,8 @@ def decode(text: str, format: str) -> dict | None:
     found = [read_entity(words, form) for words in entities]
     if len(head) != 2 or any(form.is_mark(word) for word in head) or None in found:
         return None
-    return {"scenario": head[0].replace(form.joiner, "_"), "action": head[1].replace(form.joiner, "_"), "entities": found}
+    scenario, action = (word.replace(form.joiner, "_") for word in head)
+    return {"scenario": scenario, "action": action, "entities": found}
 
 
 def split_at(words: list[str], mark: str) -> list[list[str]]:

@@ -26,21 +26,22 @@ class SLU(Task):
     max_new_tokens = 192
     prompt = "What are the scenario, the action and the entities?"
     configurable = ("prompt", "target_format")
-    target_format: str | None = None  # how frames are written; default: the first of FORMATS that the model has tokens for
+    target_format: str | None = None  # how frames are written; default: the first of FORMATS that the model can write
     skip_missing = False  # True: utterances without a hypothesis are left out, as the published evaluator does
 
     def configure(self, **values):
-        if values.get("target_format") not in (None, *FORMATS):
-            raise UsageError(f"--target-format {values['target_format']!r}; {nearest(values['target_format'], FORMATS)}")
+        format = values.get("target_format")
+        if format not in (None, *FORMATS):
+            raise UsageError(f"--target-format {format!r}; {nearest(format, FORMATS)}")
         return super().configure(**values)
 
     def adapt(self, model):
         possible = [name for name in FORMATS if model.writes(SIGNS[name])]
         if self.target_format is None and not possible:
-            raise SpeechMergeError(f"{model.source}: its tokens can write frames in none of the formats {', '.join(FORMATS)}")
+            raise SpeechMergeError(f"{model.source}: its tokens can write frames in none of {', '.join(FORMATS)}")
         if self.target_format not in (None, *possible):
-            raise UsageError(f"--target-format {self.target_format}: {model.source} has no tokens for {SIGNS[self.target_format]}; "
-                             f"it can write {', '.join(possible) or 'none'}")
+            raise UsageError(f"--target-format {self.target_format}: {model.source} has no tokens for "
+                             f"{SIGNS[self.target_format]}; it can write {', '.join(possible) or 'none'}")
         self.target_format = self.target_format or possible[0]
 
     def examples(self, data: DataDir) -> list[Example]:
@@ -49,7 +50,8 @@ class SLU(Task):
             frame = decode(utterance.labels.get("slu") or "", "json")
             if frame is None:
                 raise SpeechMergeError(f"{data.path / 'utt2slu'}:{id}: found {utterance.labels.get('slu')!r}, expected "
-                                       '{"scenario":..,"action":..,"entities":[{"type":..,"filler":..}]}; prepare the data again')
+                                       '{"scenario":..,"action":..,"entities":[{"type":..,"filler":..}]}; prepare the '
+                                       "data again")
             found.append(single_example(utterance, encode(frame, "json"), self.prompt_of(data, utterance)))
         return found
 
@@ -73,7 +75,7 @@ class SLU(Task):
         golds, read = self.frames(ids, refs, hyps)
         tables = frame_tables(golds, read)
         slots = [frame["entities"] for frame in golds], [frame["entities"] if frame else [] for frame in read]
-        micro, macro = ({f"{measure}_f1": f1(tables, measure, average) for measure in MEASURES} for average in (False, True))
+        micro, macro = ({f"{name}_f1": f1(tables, name, macro) for name in MEASURES} for macro in (False, True))
         return {
             "value": micro["slu_f1"], "metric": self.metric, "n": len(ids), "n_missing": len(refs.keys() - hyps.keys()),
             "n_unparsed": sum(id in hyps and frame is None for id, frame in zip(ids, read)), **micro,
@@ -89,7 +91,8 @@ class SLU(Task):
 
     def frames(self, ids, refs, hyps) -> tuple[list[dict], list[dict | None]]:
         """(gold frames, frames that were read; None for missing and unreadable ones)."""
-        return ([decode(refs[id], "json") for id in ids], [self.frame_of(hyps[id]) if id in hyps else None for id in ids])
+        golds = [decode(refs[id], "json") for id in ids]
+        return golds, [self.frame_of(hyps[id]) if id in hyps else None for id in ids]
 
     def replicates(self, refs, hyps, *, speakers=None, languages=None, scores=None, repetitions=bootstrap.REPETITIONS,
                    seed=bootstrap.SEED):

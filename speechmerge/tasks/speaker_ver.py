@@ -41,8 +41,9 @@ class SpeakerVerification(LabelTask):
         return found
 
     def configure(self, **values):
-        if values.get("verification") not in (None, *VERIFICATIONS):
-            raise UsageError(f"--verification {values['verification']!r}; {nearest(values['verification'], VERIFICATIONS)}")
+        way = values.get("verification")
+        if way not in (None, *VERIFICATIONS):
+            raise UsageError(f"--verification {way!r}; {nearest(way, VERIFICATIONS)}")
         return super().configure(**values)
 
     def labels(self, data: DataDir) -> list[str]:
@@ -50,7 +51,10 @@ class SpeakerVerification(LabelTask):
 
     def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
         """EER and minDCF from `scores`; without them from the yes/no answers, whose ROC has one operating point."""
-        result = {"n": len(refs), "n_missing": 0, "n_unparsed": 0} if scores is not None and not hyps else self.label_scores(refs, hyps, ANSWERS)
+        if scores is not None and not hyps:
+            result = {"n": len(refs), "n_missing": 0, "n_unparsed": 0}
+        else:
+            result = self.label_scores(refs, hyps, ANSWERS)
         values, targets = self.trial_scores(refs, hyps, scores)
         eer = equal_error_rate(values, targets)
         return {**result, "metric": self.metric, "value": eer, "eer": eer, "min_dcf": min_dcf(values, targets),

@@ -1,6 +1,6 @@
 """Spoken question answering: the answer to a written question about what is said in the audio.
 
-The data directory has `utt2question` and `utt2answers` (a JSON list of gold answers); several utterances may share audio.
+The data directory has `utt2question` and `utt2answers` (a JSON list of gold answers); utterances may share audio.
 """
 import json
 
@@ -28,11 +28,13 @@ class SpeechQA(Task):
     def examples(self, data: DataDir) -> list[Example]:
         found = []
         for id, utterance in sorted(data.utterances.items()):
-            answers = read_answers(utterance.labels.get("answers"))
+            table = utterance.labels.get("answers")
+            answers = read_answers(table)
             if not answers:
-                raise SpeechMergeError(f"{data.path / 'utt2answers'}:{id}: found {utterance.labels.get('answers')!r}, expected "
-                                       'a JSON list of gold answers such as ["Denver Broncos"]; prepare the data again')
-            found.append(single_example(utterance, json.dumps(answers, ensure_ascii=False), self.prompt_of(data, utterance)))
+                raise SpeechMergeError(f"{data.path / 'utt2answers'}:{id}: found {table!r}, expected a JSON list of "
+                                       'gold answers such as ["Denver Broncos"]; prepare the data again')
+            target = json.dumps(answers, ensure_ascii=False)
+            found.append(single_example(utterance, target, self.prompt_of(data, utterance)))
         return found
 
     def stratum(self, example):
@@ -48,8 +50,9 @@ class SpeechQA(Task):
     def score(self, refs, hyps, *, speakers=None, languages=None, scores=None, labels=None) -> dict:
         self.check_ids(refs, hyps)
         matches, f1s = self.values(refs, hyps)
-        return {"value": float(f1s.mean()), "metric": self.metric, "n": len(refs), "n_missing": len(refs.keys() - hyps.keys()),
-                "n_unparsed": 0, "f1": float(f1s.mean()), "exact_match": float(matches.mean())}
+        return {"value": float(f1s.mean()), "metric": self.metric, "n": len(refs),
+                "n_missing": len(refs.keys() - hyps.keys()), "n_unparsed": 0, "f1": float(f1s.mean()),
+                "exact_match": float(matches.mean())}
 
     def values(self, refs, hyps) -> tuple[np.ndarray, np.ndarray]:
         """(exact match, F1) per question in sorted id order; an unanswered question scores 0."""

@@ -1,4 +1,4 @@
-"""Speech translation: `utt2translation` in the language of `utt2target_lang`; `text` is the transcript of what is said."""
+"""Speech translation: `utt2translation` in the language of `utt2target_lang`; `text` is what is said."""
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError
 from speechmerge.metrics import bootstrap
@@ -30,8 +30,8 @@ class SpeechTranslation(Task):
                                         utterance.labels["target_lang"]))
         languages = sorted({example.target_language for example in found})
         if len(languages) > 1:
-            raise SpeechMergeError(f"{data.path / 'utt2target_lang'}: found {' and '.join(languages)}, expected one target "
-                                   "language per data directory, since BLEU depends on it")
+            raise SpeechMergeError(f"{data.path / 'utt2target_lang'}: found {' and '.join(languages)}, expected one "
+                                   "target language per data directory, since BLEU depends on it")
         self.target_language = languages[0] if languages else None
         return found
 
