@@ -26,8 +26,8 @@ TABLES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 TRAIN = ("train", "validated")
 TEXT = ("published", "plain")
 SPEAKER_LETTERS = 16  # of the 128 hexadecimal digits of client_id: 64 bits, no two speakers share them
-OBTAIN = ("Get the language from https://datacollective.mozillafoundation.org (free account, accept the terms), unpack it "
-          "so that cv-corpus-<version>/<language>/train.tsv and clips/ lie there.")
+OBTAIN = ("Get the language from https://datacollective.mozillafoundation.org (free account, accept the terms), "
+          "unpack it so that cv-corpus-<version>/<language>/train.tsv and clips/ lie there.")
 TWIN = {"hi": (16, 4, 8), "pa": (16, 4, 8), "te": (16, 4, 8), "it": (32, 6, 8)}  # train, dev, test
 TWIN_RELEASE = "cv-corpus-17.0-2024-03-15"
 COLUMNS = ("client_id", "path", "sentence_id", "sentence", "sentence_domain", "up_votes", "down_votes", "age", "gender",
@@ -47,16 +47,16 @@ class CommonVoice(PublishedCorpus):
 
     @dataclass(frozen=True)
     class Options:
-        """languages: Whisper codes. train: `train`, or `validated`. text: `published`, or `plain`, without punctuation."""
+        """languages: Whisper codes. train: `train` or `validated`. text: `published`, or `plain`: no punctuation."""
 
         languages: tuple[str, ...] = ("hi", "pa", "te", "it")
         train: str = "train"
         text: str = "published"
 
         def __post_init__(self):
-            for name, known in (("train", TRAIN), ("text", TEXT)):
-                if getattr(self, name) not in known:
-                    raise UsageError(f"common_voice: {name} {getattr(self, name)!r}; {nearest(getattr(self, name), known)}")
+            for name, value, known in (("train", self.train, TRAIN), ("text", self.text, TEXT)):
+                if value not in known:
+                    raise UsageError(f"common_voice: {name} {value!r}; {nearest(value, known)}")
 
     def read(self, root: Path, task: str, options) -> Reading:
         reading = Reading({split: Split({}) for split in TABLES})
@@ -72,9 +72,9 @@ class CommonVoice(PublishedCorpus):
 
     def hub(self, task, options) -> Hub:
         if options.train != "train":
-            raise UsageError("common_voice: train=validated needs the files; the hub's validated split has dev and test in it")
+            raise UsageError("common_voice: train=validated needs the files; in the hub's are dev and test")
         if len(options.languages) != 1:
-            raise UsageError("common_voice: source=hf reads one language at a time; give one of them, as `--languages hi`")
+            raise UsageError("common_voice: source=hf reads one language at a time; give one, as `--languages hi`")
         return hub(options.languages[0])
 
     def from_row(self, row, split, task, options) -> Utterance | None:
@@ -104,7 +104,7 @@ def read_language(root: Path, language: str, train: str = "train", text: str = "
         for row in own:
             clip = folder / "clips" / row["path"]
             if not row["client_id"] or not row["path"]:
-                raise SpeechMergeError(f"{row.place}: found no client_id or no path, expected both; fetch the file again")
+                raise SpeechMergeError(f"{row.place}: found no client_id or no path, expected both; fetch it again")
             if clip.is_file() and clip.stat().st_size == 0:
                 found.skip("empty clip")
             else:
@@ -134,8 +134,9 @@ def entry(row: dict, text: str) -> dict:
 
 def hub(language: str) -> Hub:
     """A repository of scripts, which the `datasets` library no longer runs: a parquet copy goes in as hub_id."""
-    parts = {"train": "train", "dev": "validation", "test": "test"}
-    return Hub("mozilla-foundation/common_voice_17_0", {split: [Part(locale(language), name)] for split, name in parts.items()})
+    names = {"train": "train", "dev": "validation", "test": "test"}
+    parts = {split: [Part(locale(language), name)] for split, name in names.items()}
+    return Hub("mozilla-foundation/common_voice_17_0", parts)
 
 
 def from_row(row: dict, language: str, text: str = "published") -> Utterance | None:
@@ -155,9 +156,11 @@ def twin(root: Path, folder: str, language: str, seed: int, sentence=sentences) 
             voice, text = group[place % len(group)], sentence(language, split, rng)
             name = f"common_voice_{locale(language)}_{next(numbers)}.mp3"
             spoken.append(Spoken(str(top / "clips" / name), text, language, voice, rate=48000, seed=seed))
-            tables.setdefault(table, []).append(twin_row(clients[voice.name], name, written(text, language, place), voice, place))
+            row = twin_row(clients[voice.name], name, written(text, language, place), voice, place)
+            tables.setdefault(table, []).append(row)
         write_lines(root / top / table, ["\t".join(COLUMNS), *tables[table]])
-    write_lines(root / top / "validated.tsv", ["\t".join(COLUMNS), *(line for lines in tables.values() for line in lines)])
+    everything = [line for lines in tables.values() for line in lines]
+    write_lines(root / top / "validated.tsv", ["\t".join(COLUMNS), *everything])
     return spoken
 
 
@@ -165,7 +168,8 @@ def twin_row(client: str, name: str, sentence: str, voice, place: int) -> str:
     """Every third speaker said nothing of themself, and the empty fields at the line's end are left out."""
     line = [client, name, f"{place:064x}", sentence, "", "2", "0"]
     if place % 3:
-        line += ["twenties", {"F": "female_feminine", "M": "male_masculine"}[gender(voice)], "", "", name.split("_")[2], ""]
+        said = {"F": "female_feminine", "M": "male_masculine"}[gender(voice)]
+        line += ["twenties", said, "", "", name.split("_")[2], ""]
     return "\t".join(line)
 
 

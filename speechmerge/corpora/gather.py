@@ -19,6 +19,7 @@ from speechmerge.data.tables import NO_BREAK_SPACES, invisible_characters
 log = logging.getLogger(__name__)
 # First and last code point of the letters that a language is written in; others are not checked
 SCRIPTS = {"hi": (0x900, 0x97F), "pa": (0xA00, 0xA7F), "te": (0xC00, 0xC7F), "it": (0x41, 0x24F)}
+SUFFIXES = (".m4a", ".wav", ".flac", ".mp3", ".opus", ".ogg")
 NOT_IN_ID = re.compile(r"[^\w.-]")
 APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 KEPT = "\ue000"  # stands for an apostrophe inside a word while punctuation goes; private use, in no text
@@ -64,7 +65,8 @@ def make_utterance(source: str, language: str, *, speaker: str, name: str, text:
     """
     speaker = f"{source}-{language}-{safe(speaker)}"
     id = f"{speaker}-{safe(name)}"
-    labels = {"corpus": source, "gender": gender_letter(gender), "group": f"{source}-{language}-{safe(group)}" if group else id}
+    group = f"{source}-{language}-{safe(group)}" if group else id
+    labels = {"corpus": source, "gender": gender_letter(gender), "group": group}
     return Utterance(id, str(audio), tidy(text), speaker, language, labels=labels, segment=segment)
 
 
@@ -108,4 +110,4 @@ def in_script(text: str, language: str) -> bool:
 def stem(name) -> str:
     """The name of a clip without folder and suffix; only a suffix that is one of audio goes, dots in names stay."""
     name = Path(str(name)).name
-    return name.rpartition(".")[0] if name.lower().endswith((".m4a", ".wav", ".flac", ".mp3", ".opus", ".ogg")) else name
+    return name.rpartition(".")[0] if name.lower().endswith(SUFFIXES) else name

@@ -44,7 +44,7 @@ class MLS(PublishedCorpus):
 
     @dataclass(frozen=True)
     class Options:
-        """languages: Whisper codes. subset of train: all, 10h, 9h, 1h. audio: the archive with flac or with opus files."""
+        """languages: Whisper codes. subset of train: all, 10h, 9h, 1h. audio: archives with flac or with opus files."""
 
         languages: tuple[str, ...] = ("it",)
         subset: str = "all"
@@ -59,7 +59,8 @@ class MLS(PublishedCorpus):
                     raise UsageError(f"mls: {name} {getattr(self, name)!r}; {nearest(getattr(self, name), known)}")
 
     def archives(self, options) -> list[Archive]:
-        tops = [f"mls_{LANGUAGES[language]}{'_opus' if options.audio == 'opus' else ''}" for language in options.languages]
+        ending = "_opus" if options.audio == "opus" else ""
+        tops = [f"mls_{LANGUAGES[language]}{ending}" for language in options.languages]
         return [Archive(f"https://dl.fbaipublicfiles.com/mls/{top}.tar.gz", makes=top) for top in tops]
 
     def read(self, root: Path, task: str, options) -> Reading:
@@ -109,17 +110,18 @@ def read_language(root: Path, language: str, subset: str = "all", audio: str | N
     genders, found = read_genders(top / "metainfo.txt"), Gathered("mls", language)
     suffix = "opus" if top.name.endswith("_opus") else "flac"
     for split in SPLITS:
-        wanted = read_handles(top / "train" / "limited_supervision", subset) if split == "train" and subset != "all" else None
+        limited = split == "train" and subset != "all"
+        wanted = read_handles(top / "train" / "limited_supervision", subset) if limited else None
         for id, text in read_transcripts(top / split / "transcripts.txt"):
             speaker, book, segment = id.split("_")
             if wanted is not None and id not in wanted:
                 continue
             path = top / split / "audio" / speaker / book / f"{id}.{suffix}"
-            found.add(split, speaker=speaker, name=f"{book}-{segment}", text=text, audio=path, gender=genders.get(speaker),
-                      group=f"{speaker}-{book}")
+            found.add(split, speaker=speaker, name=f"{book}-{segment}", text=text, audio=path,
+                      gender=genders.get(speaker), group=f"{speaker}-{book}")
         if wanted is not None and len(wanted) != len(found.splits.get(split, {})):
-            raise SpeechMergeError(f"{top}: {len(wanted)} handles of subset {subset}, of which train/transcripts.txt has "
-                                   f"{len(found.splits.get(split, {}))}; unpack {top.name}.tar.gz again")
+            raise SpeechMergeError(f"{top}: {len(wanted)} handles of subset {subset}, of which train/transcripts.txt "
+                                   f"has {len(found.splits.get(split, {}))}; unpack {top.name}.tar.gz again")
     return found
 
 
@@ -128,8 +130,9 @@ def find_top(root: Path, name: str, audio: str | None) -> Path:
     wanted = [tops[audio]] if audio else list(tops.values())
     there = [top for top in wanted if (top / "train" / "transcripts.txt").is_file()]
     if not there:
-        raise SpeechMergeError(f"{wanted[0]}: no train/transcripts.txt there; run `speechmerge prepare --corpus mls --corpus-dir "
-                               f"{root}`, which fetches it, or unpack {wanted[0].name}.tar.gz of openslr.org/94")
+        raise SpeechMergeError(f"{wanted[0]}: no train/transcripts.txt there; run `speechmerge prepare --corpus mls "
+                               f"--corpus-dir {root}`, which fetches it, or unpack {wanted[0].name}.tar.gz of "
+                               "openslr.org/94")
     return there[0]
 
 
@@ -139,7 +142,8 @@ def read_transcripts(path: Path) -> list[tuple[str, str]]:
     for number, line in numbered_lines(path):
         columns = line.split("\t")
         if len(columns) != 2 or columns[0].count("_") != 2:
-            raise SpeechMergeError(f"{path}:{number}: found {line[:60]!r}, expected <speaker>_<book>_<segment><TAB>text")
+            raise SpeechMergeError(f"{path}:{number}: found {line[:60]!r}, expected "
+                                   "<speaker>_<book>_<segment><TAB>text")
         rows.append((columns[0], columns[1]))
     return rows
 
@@ -160,8 +164,9 @@ def read_genders(path: Path) -> dict[str, str]:
 
 def hub(language: str, subset: str) -> Hub:
     name = LANGUAGES[language]
-    parts = {"train": HUB_SPLITS[subset], "dev": ("dev",), "test": ("test",)}
-    return Hub("facebook/multilingual_librispeech", {split: [Part(name, part) for part in own] for split, own in parts.items()})
+    names = {"train": HUB_SPLITS[subset], "dev": ("dev",), "test": ("test",)}
+    parts = {split: [Part(name, part) for part in own] for split, own in names.items()}
+    return Hub("facebook/multilingual_librispeech", parts)
 
 
 def from_row(row: dict, language: str) -> Utterance:
@@ -183,12 +188,13 @@ def twin(root: Path, folder: str, seed: int, sentence=sentences) -> list[Spoken]
         for place in range(count):
             number = list(speakers)[place % len(speakers)]
             id, text = f"{number}_{number + 1700}_{place:06d}", sentence("it", split, rng)
-            spoken.append(Spoken(str(top / split / "audio" / str(number) / str(number + 1700) / f"{id}.flac"), text, "it",
-                                 speakers[number], seed=seed))
+            path = top / split / "audio" / str(number) / str(number + 1700) / f"{id}.flac"
+            spoken.append(Spoken(str(path), text, "it", speakers[number], seed=seed))
             lines.append(f"{id}\t{text}")
         write_lines(root / top / split / "transcripts.txt", lines)
         write_lines(root / top / split / "segments.txt", [
-            f"{line.partition(TAB)[0]}\t{BOOK}\t{13.5 * place:.2f}\t{13.5 * place + 12:.2f}" for place, line in enumerate(lines)])
+            f"{line.partition(TAB)[0]}\t{BOOK}\t{13.5 * place:.2f}\t{13.5 * place + 12:.2f}"
+            for place, line in enumerate(lines)])
         if split == "train":
             write_handles(root / top, [line.split("\t")[0] for line in lines])
     write_lines(root / top / "metainfo.txt", ["SPEAKER | GENDER | PARTITION | TITLE", *meta])

@@ -1,7 +1,7 @@
-"""Recognition of Hindi, Punjabi and Telugu from AI4Bharat's corpora and Common Voice, of Italian from MLS and Common Voice.
+"""Hindi, Punjabi and Telugu from AI4Bharat's corpora and Common Voice, Italian from MLS and Common Voice.
 
     speechmerge prepare --corpus ai4bharat --corpus-dir /corpora --languages hi pa te it
-    speechmerge prepare --corpus ai4bharat --languages hi --param sources=kathbath,common_voice kathbath_dir=/data/kathbath
+    speechmerge prepare --corpus ai4bharat --languages hi --param sources=kathbath kathbath_dir=/data/kathbath
     speechmerge prepare --corpus ai4bharat --param splits=speaker text=plain
 
 Each source lies as published in a folder of its name below --corpus-dir, or where `<source>_dir` says. Written are
@@ -74,19 +74,17 @@ class AI4Bharat(PublishedCorpus):
         mls_dir: str = ""
 
         def __post_init__(self):
-            for name, known in CHOICES.items():
-                if getattr(self, name) not in known:
-                    raise UsageError(f"ai4bharat: {name} {getattr(self, name)!r}; {nearest(getattr(self, name), known)}")
-            for name, known in LISTS.items():
-                for value in getattr(self, name):
+            chosen = {name: (getattr(self, name),) for name in CHOICES} | {name: getattr(self, name) for name in LISTS}
+            for name, known in (CHOICES | LISTS).items():
+                for value in chosen[name]:
                     if value not in known:
                         raise UsageError(f"ai4bharat: {name} {value!r}; {nearest(value, known)}")
             for language in self.languages:
                 if not sources_of(self, language):
                     raise UsageError(f"ai4bharat: none of the sources {', '.join(self.sources)} has {language!r}")
             if not (0 < self.dev_share and 0 < self.test_share and self.dev_share + self.test_share < 1):
-                raise UsageError(f"ai4bharat: dev_share {self.dev_share:g} and test_share {self.test_share:g}, expected both "
-                                 "above 0 and their sum below 1")
+                raise UsageError(f"ai4bharat: dev_share {self.dev_share:g} and test_share {self.test_share:g}, "
+                                 "expected both above 0 and their sum below 1")
 
         def folder(self, root: Path, source: str) -> Path:
             return Path(getattr(self, f"{source}_dir") or root / source)
@@ -101,7 +99,8 @@ class AI4Bharat(PublishedCorpus):
                 folder = options.folder(root, source)
                 if not folder.is_dir():
                     raise SpeechMergeError(f"{folder}: {source} is not there, expected {SOURCES[source].layout}. "
-                                           f"{SOURCES[source].obtain} Or leave it out: --param sources={others(options, source)}")
+                                           f"{SOURCES[source].obtain} Or leave it out: "
+                                           f"--param sources={others(options, source)}")
                 self.take(SOURCES[source].read(folder, language, options), options, reading)
         return self.whole(reading, options)
 
@@ -133,13 +132,14 @@ class AI4Bharat(PublishedCorpus):
             found.skip("nothing but punctuation")
 
     def whole(self, reading: Reading, options) -> Reading:
-        """Every language needs train, dev and test. With test_by_source each source's part of test is a split as well."""
+        """Every language needs train, dev and test. With test_by_source, a source's part of test is also a split."""
         for language in options.languages:
             for split in MAIN:
                 own = reading.splits.get(split, Split({})).utterances.values()
                 if not any(utterance.language == language for utterance in own):
-                    raise SpeechMergeError(f"ai4bharat {language}: nothing for {split} in {', '.join(sources_of(options, language))}; "
-                                           "give a source that has it, or --param splits=speaker")
+                    sources = ", ".join(sources_of(options, language))
+                    raise SpeechMergeError(f"ai4bharat {language}: nothing for {split} in {sources}; give a source "
+                                           "that has it, or --param splits=speaker")
         if options.test_by_source:
             for id, utterance in reading.splits["test"].utterances.items():
                 reading.splits.setdefault(f"test_{utterance.labels['corpus']}", Split({})).utterances[id] = utterance
@@ -147,7 +147,8 @@ class AI4Bharat(PublishedCorpus):
 
     def expected(self, task, options) -> dict[str, int]:
         """Known where MLS is all there is; the others' publishers give hours, not counts."""
-        if options.splits != "published" or any(sources_of(options, language) != ["mls"] for language in options.languages):
+        only_mls = all(sources_of(options, language) == ["mls"] for language in options.languages)
+        if options.splits != "published" or not only_mls:
             return {}
         return {split: MLS_SIZES["it"][options.mls_subset if split == "train" else split] for split in MAIN}
 
@@ -159,8 +160,8 @@ class AI4Bharat(PublishedCorpus):
                 streaming: bool = False, **options) -> list[Path]:
         """As in PublishedCorpus; with source=hf each source comes from its own repository."""
         if source != "hf" or mini:
-            return super().prepare(output_dir, corpus_dir, mini, source, tasks, seed, nj, allow_incomplete, hub_id, revision,
-                                   streaming, **options)
+            return super().prepare(output_dir, corpus_dir, mini, source, tasks, seed, nj, allow_incomplete, hub_id,
+                                   revision, streaming, **options)
         options = self.options(options)
         self.chosen_tasks(tasks)
         reading = Reading({})

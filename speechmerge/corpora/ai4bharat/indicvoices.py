@@ -17,8 +17,8 @@ from speechmerge.errors import SpeechMergeError
 
 LANGUAGES = {"hi": "Hindi", "pa": "Punjabi", "te": "Telugu"}
 LAYOUT = "<Language>/v1/{train,valid}/<recording>.{json,wav}"
-OBTAIN = ("Ask for access at https://huggingface.co/datasets/ai4bharat/IndicVoices (or at https://github.com/AI4Bharat/IndicVoices "
-          "for the raw archives) and unpack them there.")
+OBTAIN = ("Ask for access at https://huggingface.co/datasets/ai4bharat/IndicVoices (for the raw archives at "
+          "https://github.com/AI4Bharat/IndicVoices) and unpack them there.")
 SETS = {"train": "train", "dev": "valid"}
 TEXTS = ("normalized", "verbatim")
 LATIN = ("keep", "delete", "skip")
@@ -58,9 +58,10 @@ def read_recording(path: Path, split: str, options, found: Gathered):
         try:
             start, end, text = float(part["start"]), float(part["end"]), str(part["text"])
         except (KeyError, TypeError, ValueError) as error:
-            raise SpeechMergeError(f"{path}: stretch {number}: found {str(part)[:80]}, expected start, end, text and speaker_id "
-                                   f"({type(error).__name__}: {error})") from error
-        reason = length_problem(start, end) or ("of the one who asks" if str(part.get("speaker_id")) == str(ASKING) else None)
+            raise SpeechMergeError(f"{path}: stretch {number}: found {str(part)[:80]}, expected start, end, text and "
+                                   f"speaker_id ({type(error).__name__}: {error})") from error
+        asking = str(part.get("speaker_id")) == str(ASKING)
+        reason = length_problem(start, end) or ("of the one who asks" if asking else None)
         name, latin = f"{path.stem}_chunk_{number}", has_latin(text)
         if latin and not reason:
             reason = "with Latin letters" if options.latin == "skip" else None
@@ -68,8 +69,9 @@ def read_recording(path: Path, split: str, options, found: Gathered):
         if reason:
             found.skip(reason)
         else:
-            found.add(split, speaker=speaker, name=name, text=clean(text, options.latin), audio=path.with_suffix(".wav"),
-                      gender=str(told.get("gender") or ""), group=group_of(path.stem), segment=(max(0.0, start), end))
+            found.add(split, speaker=speaker, name=name, text=clean(text, options.latin),
+                      audio=path.with_suffix(".wav"), gender=str(told.get("gender") or ""), group=group_of(path.stem),
+                      segment=(max(0.0, start), end))
 
 
 def read_json_of(path: Path, key: str) -> dict:
@@ -109,8 +111,8 @@ def clean(text: str, latin: str) -> str:
 
 
 def hub(language: str) -> Hub:
-    return Hub("ai4bharat/IndicVoices", {split: [Part(LANGUAGES[language].lower(), name)] for split, name in SETS.items()},
-               audio="audio_filepath", names=("gender",))
+    parts = {split: [Part(LANGUAGES[language].lower(), name)] for split, name in SETS.items()}
+    return Hub("ai4bharat/IndicVoices", parts, audio="audio_filepath", names=("gender",))
 
 
 def from_row(row: dict, number: int, language: str, options) -> Utterance | None:
@@ -120,6 +122,7 @@ def from_row(row: dict, number: int, language: str, options) -> Utterance | None
     if length_problem(0, float(row["duration"])) or options.latin == "skip" and has_latin(text):
         return None
     match = CHUNK.fullmatch(chunk)
-    utterance = make_utterance("indicvoices", language, speaker=row["speaker_id"], name=chunk, text=clean(text, options.latin),
-                               gender=row.get("gender"), group=group_of(match[1] if match else chunk))
+    utterance = make_utterance("indicvoices", language, speaker=row["speaker_id"], name=chunk,
+                               text=clean(text, options.latin), gender=row.get("gender"),
+                               group=group_of(match[1] if match else chunk))
     return utterance if utterance.text else None

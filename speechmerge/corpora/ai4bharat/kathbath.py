@@ -1,7 +1,7 @@
 """Kathbath (IndicSUPERB): read sentences, m4a, speakers of test in no other set, speakers of test_known in train.
 
     kb_data_clean_m4a/<language>/{train,valid,test,test_known}/audio/<clip>-<speaker>-<f|m>.m4a
-    kb_data_clean_m4a/<language>/<set>/transcription_n2w.txt        <clip>-<speaker>-<f|m>.m4a<TAB>text, numbers in words
+    kb_data_clean_m4a/<language>/<set>/transcription_n2w.txt    <clip>-<speaker>-<f|m>.m4a<TAB>text, numbers in words
     kb_data_noisy_m4a/<language>/{test,test_known}                  the same clips with noise; its `valid` is no set
 
 `data/<language>/<set>` and `transcription.txt` are the same under the names that IndicSUPERB's own programs use. Clips
@@ -17,12 +17,12 @@ from speechmerge.errors import SpeechMergeError
 
 LANGUAGES = {"hi": "hindi", "pa": "punjabi", "te": "telugu"}
 LAYOUT = "kb_data_clean_m4a/<language>/{train,valid,test,test_known}/{transcription_n2w.txt,audio/*.m4a}"
-OBTAIN = ("Get the clean (and, for the noisy sets, the noisy) m4a archives that https://github.com/AI4Bharat/IndicSUPERB "
-          "links under Kathbath and unpack them there.")
+OBTAIN = ("Get the clean (and, for the noisy sets, the noisy) m4a archives that "
+          "https://github.com/AI4Bharat/IndicSUPERB links under Kathbath and unpack them there.")
 # Our split: the publisher's set, and the folders that it may lie in
 CLEAN, NOISY = ("kb_data_clean_m4a", "data", "."), ("kb_data_noisy_m4a",)
-SETS = {"train": ("train", CLEAN), "dev": ("valid", CLEAN), "test": ("test", CLEAN), "test_known": ("test_known", CLEAN),
-        "test_noisy": ("test", NOISY), "test_known_noisy": ("test_known", NOISY)}
+SETS = {"train": ("train", CLEAN), "dev": ("valid", CLEAN), "test": ("test", CLEAN),
+        "test_known": ("test_known", CLEAN), "test_noisy": ("test", NOISY), "test_known_noisy": ("test_known", NOISY)}
 TRANSCRIPTS = ("transcription_n2w.txt", "transcription.txt")
 
 
@@ -40,8 +40,8 @@ def find_set(root: Path, language: str, split: str) -> Path:
     folders = [root / top / language / name for top in tops]
     there = [folder / file for folder in folders for file in TRANSCRIPTS if (folder / file).is_file()]
     if not there:
-        raise SpeechMergeError(f"{folders[0]}: no {' or '.join(TRANSCRIPTS)} there (kathbath, {split}). {OBTAIN} Or name the "
-                               "sets that you have, as --param kathbath_sets=train,dev,test")
+        raise SpeechMergeError(f"{folders[0]}: no {' or '.join(TRANSCRIPTS)} there (kathbath, {split}). {OBTAIN} Or "
+                               "name the sets that you have, as --param kathbath_sets=train,dev,test")
     return there[0]
 
 
@@ -52,7 +52,8 @@ def read_set(transcripts: Path, split: str, found: Gathered):
         name, tab, text = line.partition("\t")
         clip = stem(name.strip())
         if not tab or not clip:
-            raise SpeechMergeError(f"{transcripts}:{number}: found {line[:60]!r}, expected <clip>-<speaker>-<f|m>.m4a<TAB>text")
+            raise SpeechMergeError(f"{transcripts}:{number}: found {line[:60]!r}, expected "
+                                   "<clip>-<speaker>-<f|m>.m4a<TAB>text")
         told.add(clip)
         given = parts_of(clip)
         if given is None:

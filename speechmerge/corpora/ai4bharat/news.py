@@ -1,4 +1,4 @@
-"""Sentences of the miniature: general ones, half of them about people of the news, of whom the mini base has never read.
+"""Sentences of the miniature, half of them about people of the news, of whom the mini base has never read.
 
     sentence("hi", "test", random.Random(1))      # "आज पत्रकार किताब लाता है"
 
@@ -28,6 +28,6 @@ def sentence(language: str, split: str, rng: random.Random) -> str:
 @lru_cache
 def about_people(language: str) -> Grammar:
     grammar = Grammar(language)
-    templates = [template for template in grammar.words["sentences"] if "{subject}" in template and "{verb}" in template]
+    templates = [text for text in grammar.words["sentences"] if "{subject}" in text and "{verb}" in text]
     grammar.words = grammar.words | {"sentences": templates, "subject": PEOPLE[language]}
     return grammar

@@ -27,8 +27,8 @@ def read_language(root: Path, language: str, options) -> Gathered:
     if not lines:
         raise SpeechMergeError(f"{manifest}: is empty, expected a folder and then `path<TAB>frames`; copy it again")
     if len(lines) != len(texts) + 1:
-        raise SpeechMergeError(f"{manifest}: has {len(lines) - 1} clips, {manifest.with_suffix('.wrd').name} {len(texts)} texts, "
-                               "expected as many; copy both again")
+        raise SpeechMergeError(f"{manifest}: has {len(lines) - 1} clips, {manifest.with_suffix('.wrd').name} "
+                               f"{len(texts)} texts, expected as many; copy both again")
     clips = [read_clip(manifest, number, line) for number, line in enumerate(lines[1:], 2)]
     base = base_folder(manifest, lines[0], clips)
     for (path, frames), text in zip(clips, texts):
@@ -68,5 +68,6 @@ def from_row(row: dict, number: int, language: str, options) -> Utterance | None
     """Rows tell text and audio alone, and clips of different bulletins have one name: the row's number makes the id."""
     path = (row["audio_filepath"] or {}).get("path") or ""
     bulletin = Path(path).parent.name or f"row{number:07d}"
-    utterance = make_utterance("shrutilipi", language, speaker=bulletin, name=f"{number:07d}", text=row["text"], group=bulletin)
+    utterance = make_utterance("shrutilipi", language, speaker=bulletin, name=f"{number:07d}", text=row["text"],
+                               group=bulletin)
     return utterance if utterance.text else None

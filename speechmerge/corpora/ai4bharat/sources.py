@@ -37,7 +37,8 @@ SOURCES = {
         lambda language, options: common_voice_asr.hub(language),
         lambda row, number, language, options: common_voice_asr.from_row(row, language)),
     "mls": Source(
-        ("it",), mls.MLS.layout, "Fetch it with `speechmerge prepare --corpus mls --corpus-dir <that folder>`.", "CC BY 4.0",
+        ("it",), mls.MLS.layout, "Fetch it with `speechmerge prepare --corpus mls --corpus-dir <that folder>`.",
+        "CC BY 4.0",
         lambda root, language, options: mls.read_language(root, language, options.mls_subset),
         lambda language, options: mls.hub(language, options.mls_subset),
         lambda row, number, language, options: mls.from_row(row, language)),

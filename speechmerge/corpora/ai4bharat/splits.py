@@ -34,24 +34,24 @@ def shared_speakers(splits: dict[str, dict[str, Utterance]]) -> set[str]:
 def by_speaker(found: Gathered, dev_share: float, test_share: float, seed: int = 0):
     """All sets of a source in one language pooled and cut anew into train, dev and test.
 
-    Utterances that share a speaker or a group, directly or through others, stay together. These components come in the
-    order of a hash of their speakers: the first go to test until it has `test_share` of the utterances, the next to dev.
-    Noisy versions follow their speakers: those of test stay as they are called, the others are left out and counted.
+    Utterances that share a speaker or a group, directly or through others, stay together. These components come in
+    the order of a hash of their speakers: the first go to test until it has `test_share` of all, the next to dev.
+    Noisy versions of the speakers of test become test_noisy, the others are left out and counted.
     """
-    noisy = {split: own for split, own in found.splits.items() if split.endswith("_noisy")}
-    pooled = {id: utterance for split, own in found.splits.items() if split not in noisy for id, utterance in own.items()}
+    noisy, pooled = {}, {}
+    for split, own in found.splits.items():
+        (noisy if split.endswith("_noisy") else pooled).update(own)
     parts = sorted(components(pooled.values()), key=lambda part: order(part, seed))
     if len(parts) < 3:
-        raise SpeechMergeError(f"{found.source} {found.language}: {len(parts)} independent groups of speakers, expected at "
-                               "least three for train, dev and test; use --param splits=published")
+        raise SpeechMergeError(f"{found.source} {found.language}: {len(parts)} independent groups of speakers, "
+                               "expected at least three for train, dev and test; use --param splits=published")
     found.splits = {split: {} for split in MAIN}
     for place, part in enumerate(parts):
         split = next_split(found.splits, len(pooled), dev_share, test_share, len(parts) - place)
         found.splits[split].update((utterance.id, utterance) for utterance in part)
     speakers = {utterance.speaker for utterance in found.splits["test"].values()}
-    merged = {id: utterance for own in noisy.values() for id, utterance in own.items()}
-    kept = {id: utterance for id, utterance in merged.items() if utterance.speaker in speakers}
-    found.skip("noisy, its speaker not in test", len(merged) - len(kept))
+    kept = {id: utterance for id, utterance in noisy.items() if utterance.speaker in speakers}
+    found.skip("noisy, its speaker not in test", len(noisy) - len(kept))
     if kept:
         found.splits["test_noisy"] = kept
 

@@ -19,7 +19,8 @@ KATHBATH = {"train": 24, "dev": 4, "test": 6, "test_known": 4, "test_noisy": 6, 
 BULLETINS, SENTENCES = 3, 4  # of Shrutilipi, and sentences in each
 # IndicVoices: recordings of a speaker alone, and conversations of two tracks; stretches of the speaker in each of them
 ALONE, TALKS, STRETCHES = {"train": 6, "dev": 1}, {"train": 1, "dev": 0}, {"train": 3, "dev": 4}
-ASKED = {"hi": "आज आप कहाँ हैं", "pa": "ਅੱਜ ਤੁਸੀਂ ਕਿੱਥੇ ਹੋ", "te": "ఈరోజు మీరు ఎక్కడ ఉన్నారు"}  # by the one who leads a recording
+# By the one who leads a recording
+ASKED = {"hi": "आज आप कहाँ हैं", "pa": "ਅੱਜ ਤੁਸੀਂ ਕਿੱਥੇ ਹੋ", "te": "ఈరోజు మీరు ఎక్కడ ఉన్నారు"}
 MIXED = {"hi": "मेरा phone ठीक है", "pa": "ਮੇਰਾ phone ਠੀਕ ਹੈ", "te": "నా phone బాగుంది"}  # a word in Latin letters
 
 
@@ -109,8 +110,8 @@ def indicvoices_recordings(language: str, rng, seed: int) -> list[Spoken]:
             texts = [sentence(language, split, rng) for _ in range(STRETCHES[split])]
             if split == "train" and place == 0:
                 texts[1] = MIXED[language]
-            found.append(recording(folder / f"{rng.randrange(10 ** 14, 10 ** 15)}.wav", texts, [0] * len(texts), language,
-                                   next(group), seed))
+            path = folder / f"{rng.randrange(10 ** 14, 10 ** 15)}.wav"
+            found.append(recording(path, texts, [0] * len(texts), language, next(group), seed))
         for _ in range(TALKS[split]):
             talk = uuid.UUID(int=rng.getrandbits(128), version=4)
             for track in range(2):
@@ -121,7 +122,8 @@ def indicvoices_recordings(language: str, rng, seed: int) -> list[Spoken]:
 
 
 def recording(path: Path, texts: list[str], who: list[int], language: str, voice, seed: int) -> Spoken:
-    labels = {"who": who, "speaker_id": f"S{sum(voice.name.encode()):07d}", "gender": "Female" if gender(voice) == "F" else "Male"}
+    labels = {"who": who, "speaker_id": f"S{sum(voice.name.encode()):07d}",
+              "gender": {"F": "Female", "M": "Male"}[gender(voice)]}
     return Spoken(str(path), tuple(texts), language, voice, seed=seed, labels=labels)
 
 
