@@ -63,14 +63,17 @@ def example(id="u"):
     return Example(id, (f"{id}.wav",), "yes", "en", "s", 2.0)
 
 
+def draws(augmentation, epoch):
+    return [augmentation.at_speed(example(str(i)), epoch, 2.0, 30.0).audio[0] for i in range(600)]
+
+
 def test_speeds_are_drawn_anew_and_repeat():
     augmentation = Augmentation(speeds=(0.9, 1.0, 1.1), seed=1)
-    drawn = [augmentation.at_speed(example(str(i)), 0, 2.0, 30.0).audio[0] for i in range(600)]
+    drawn = draws(augmentation, 0)
     speeds = [sound.speed if isinstance(sound, Sound) else 1.0 for sound in drawn]
     assert all(150 < speeds.count(speed) < 250 for speed in (0.9, 1.0, 1.1))
-    assert drawn == [augmentation.at_speed(example(str(i)), 0, 2.0, 30.0).audio[0] for i in range(600)]
-    assert drawn != [augmentation.at_speed(example(str(i)), 1, 2.0, 30.0).audio[0] for i in range(600)]
-    assert drawn != [Augmentation((0.9, 1.0, 1.1), seed=2).at_speed(example(str(i)), 0, 2.0, 30.0).audio[0] for i in range(600)]
+    assert drawn == draws(augmentation, 0) != draws(augmentation, 1)
+    assert drawn != draws(Augmentation((0.9, 1.0, 1.1), seed=2), 0)
 
 
 def test_durations_follow_the_speed_and_nothing_outgrows_the_model():
@@ -156,8 +159,9 @@ def test_options_that_are_not_used_change_no_key():
     assert "batch_size" not in TrainOptions(batch_seconds=9.0).deciding()
 
 
-@pytest.mark.parametrize("options, message", [({"speeds": (3.0,)}, "--speeds: found 3"), ({"speeds": (0.999,)}, "--speeds"),
-                                              ({"time_masks": -1}, "--time-masks"), ({"batch_seconds": -1.0}, "--batch-seconds")])
+@pytest.mark.parametrize("options, message", [
+    ({"speeds": (3.0,)}, "--speeds: found 3"), ({"speeds": (0.999,)}, "--speeds"), ({"time_masks": -1}, "--time-masks"),
+    ({"batch_seconds": -1.0}, "--batch-seconds")])
 def test_wrong_options(options, message):
     with pytest.raises(UsageError, match=message):
         TrainOptions(**options)

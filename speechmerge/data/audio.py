@@ -37,7 +37,7 @@ def read_audio(path, rate: int = RATE, *, resample: bool = False, downmix: bool 
                start: float | None = None, end: float | None = None, allow_pipes: bool = False):
     """Decode an audio file, or its stretch from `start` to `end` seconds, to float32 mono [samples] at `rate` Hz.
 
-    `path`: a file (wav flac ogg mp3 SPHERE; m4a aac mp4 webm through PyAV), an entry of an ark (`x.ark:123`) or a Sound;
+    `path`: a file (wav flac ogg mp3 SPHERE; m4a aac mp4 webm through PyAV), an entry of an ark (`x.ark:123`), a Sound;
     with `allow_pipes` also a command (`sox a.wav -t wav - |`), which is run.
     `downmix` averages the channels; `resample` converts the rate; without them stereo or another rate is refused.
     Raises AudioError, naming the utterance and the file, for audio that is missing, empty, truncated, unreadable,

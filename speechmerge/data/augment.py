@@ -18,7 +18,7 @@ TIME_SHARE = 0.2  # of the frames, the most that one mask covers: short commands
 
 @dataclass(frozen=True)
 class Augmentation:
-    """speeds: factors of which one is drawn (Ko et al. 2015); masks: how many and how wide at most (Park et al. 2019)."""
+    """speeds: factors of which one is drawn (Ko et al. 2015); masks: how many, how wide at most (Park et al. 2019)."""
 
     speeds: tuple[float, ...] = ()
     time_masks: int = 0

@@ -56,7 +56,7 @@ class Converter:
         self.origins = read_origins(folder / ORIGINS)
 
     def convert(self, utterances: list[Utterance]) -> list[Converted]:
-        """Utterances of one stretch of one file, which share what is made; with durations and, where converted, paths."""
+        """Utterances of one stretch of one file, which share what is made; with durations and, if converted, paths."""
         first = utterances[0]
         try:
             seconds, rate, channels = self._look(first)

@@ -146,7 +146,7 @@ def sphere_problem(path: Path) -> str | None:
 
 
 def needs_av(path: Path, head: bytes) -> bool:
-    """Containers of MP4, Matroska and WebM, bare AAC and some telephone codecs: by their first bytes or their suffix."""
+    """Containers of MP4, Matroska and WebM, bare AAC and some telephone codecs: by their first bytes or suffix."""
     if head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3":
         return True
     return path.suffix.lower() in AV_SUFFIXES and head[:4] not in (b"RIFF", b"fLaC", b"OggS")
@@ -212,7 +212,8 @@ def decode_ark(path: Path, offset: int, name: str) -> tuple[np.ndarray, int]:
         try:
             rate, samples = read_kaldi(file)
         except Exception as error:  # kaldiio lets pass whatever wave, struct and soundfile raise
-            raise AudioError(name, f"cannot be decoded, truncated or not audio ({error or type(error).__name__})") from error
+            reason = str(error) or type(error).__name__
+            raise AudioError(name, f"cannot be decoded, truncated or not audio ({reason})") from error
     scale = np.float32(1 / 32768) if samples.dtype == np.int16 else np.float32(1)
     samples = samples.astype(np.float32) * scale
     return samples.reshape(len(samples), -1), rate

@@ -75,8 +75,8 @@ class DataDir:
             more = f" ({len(findings) - 1} more: `speechmerge validate --data {path}` lists them)"
             raise SpeechMergeError(f"{findings[0]}{more if len(findings) > 1 else ''}")
         if formatted and (cut := [id for id, utterance in data.utterances.items() if utterance.segment]):
-            raise SpeechMergeError(f"{path}/segments:{cut[0]}: a stretch of a recording, expected a file of its own; run "
-                                   f"stage 2 (`speechmerge format --data {path}`), which cuts it out")
+            raise SpeechMergeError(f"{path}/segments:{cut[0]}: a stretch of a recording, expected a file of its own; "
+                                   f"run stage 2 (`speechmerge format --data {path}`), which cuts it out")
         return data
 
     def write(self, path=None, keep_unfiltered: bool = False):
@@ -134,15 +134,18 @@ class DataDir:
             if name not in ("wav.scp", "segments"):
                 digest.update(repr((name, sorted(rows.items()))).encode())
         digest.update(repr(self.labels).encode())
+        samples = {}  # a recording may have hundreds of segments
         for id, utterance in sorted(self.utterances.items()):
-            digest.update(id.encode() + audio_sample(self.path, id, utterance.audio))
+            if utterance.audio not in samples:
+                samples[utterance.audio] = audio_sample(self.path, id, utterance.audio)
+            digest.update(id.encode() + samples[utterance.audio])
             if utterance.segment:
                 digest.update(repr(utterance.segment).encode())
         return digest.hexdigest()
 
 
 def audio_sample(directory: Path, id: str, audio: str) -> bytes:
-    """Size and a digest of both ends of an audio file; of an ark, a digest from the entry on; of a command, its text."""
+    """Size and a digest of both ends of an audio file; of an ark, one from the entry on; of a command, of its text."""
     if is_pipe(audio):
         return hashlib.sha256(audio.encode()).digest()
     path, offset = ark_entry(audio) or (audio, None)

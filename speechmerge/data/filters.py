@@ -5,7 +5,7 @@
         print(step)          # hours 10: kept 5310 of 90213 utterances, 9.999 of 150.203 h
 
 Filters work in the order of the fields. Random subsets are taken from one order in which speakers take turns, so that
-speakers are balanced and a subset of 5 hours is part of that of 10. Durations (seconds) must be known for mix and hours.
+speakers are balanced and a subset of 5 hours is part of that of 10. For mix and hours, durations must be known.
 """
 import random
 from collections import Counter, defaultdict
@@ -37,8 +37,10 @@ class Filters:
 
     def __post_init__(self):
         if self.speaker_choice not in SPEAKER_CHOICES:
-            raise UsageError(f"--speaker-choice {self.speaker_choice!r}; {nearest(self.speaker_choice, SPEAKER_CHOICES)}")
-        for name in ("speakers", "max_per_label", "max_per_speaker", "max_utterances", "positive_pairs", "negative_pairs"):
+            raise UsageError(f"--speaker-choice {self.speaker_choice!r}; "
+                             f"{nearest(self.speaker_choice, SPEAKER_CHOICES)}")
+        for name in ("speakers", "max_per_label", "max_per_speaker", "max_utterances", "positive_pairs",
+                     "negative_pairs"):
             if (getattr(self, name) or 0) < 0:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, expected at least 0")
         if self.hours is not None and not self.hours > 0:
@@ -91,9 +93,10 @@ def apply(data: DataDir, filters: Filters, train: DataDir | None = None) -> tupl
 
 def title(name: str, filters: Filters) -> str:
     value = getattr(filters, name)
-    words = ("" if value is True else ",".join(f"{key}={share:g}" for key, share in value.items()) if isinstance(value, dict)
-             else ",".join(value) if isinstance(value, tuple) else f"{value:g}")
-    return f"{name.replace('_', '-')} {words}".strip()
+    name = name.replace("_", "-")
+    if isinstance(value, dict):
+        return f"{name} " + ",".join(f"{key}={share:g}" for key, share in value.items())
+    return name if value is True else f"{name} {','.join(value)}" if isinstance(value, tuple) else f"{name} {value:g}"
 
 
 def total_hours(utterances: dict[str, Utterance]) -> float | None:
@@ -262,6 +265,7 @@ def choose_trials(data: DataDir, filters: Filters):
             continue
         random.Random(f"{filters.seed}/{word}").shuffle(pairs)
         note = f"there are only {len(pairs)}" if len(pairs) < wanted[target] else ""
-        steps.append(Step(f"{word}-pairs {wanted[target]}", min(len(pairs), wanted[target]), len(pairs), "trials", note=note))
-        kept += pairs[: wanted[target]]
+        chosen = pairs[: wanted[target]]
+        steps.append(Step(f"{word}-pairs {wanted[target]}", len(chosen), len(pairs), "trials", note=note))
+        kept += chosen
     return sorted(kept, key=lambda trial: trial.id), steps

@@ -26,8 +26,8 @@ def k_weighting(rate: int) -> tuple:
     gain, q, k = 3.999843853973347, 0.7071752369554196, math.tan(math.pi * 1681.974450955533 / rate)
     high = 10 ** (gain / 20)
     middle, norm = high ** 0.4996667741545416, 1 + k / q + k * k
-    shelf = ([(high + middle * k / q + k * k) / norm, 2 * (k * k - high) / norm, (high - middle * k / q + k * k) / norm],
-             [1.0, 2 * (k * k - 1) / norm, (1 - k / q + k * k) / norm])
+    shelf = ([(high + middle * k / q + k * k) / norm, 2 * (k * k - high) / norm,
+              (high - middle * k / q + k * k) / norm], [1.0, 2 * (k * k - 1) / norm, (1 - k / q + k * k) / norm])
     q, k = 0.5003270373238773, math.tan(math.pi * 38.13547087602444 / rate)
     norm = 1 + k / q + k * k
     return shelf, ([1.0, -2.0, 1.0], [1.0, 2 * (k * k - 1) / norm, (1 - k / q + k * k) / norm])

@@ -1,10 +1,10 @@
 """The tables as stage 1 wrote them, in `<dir>/.unfiltered/`, where `format` works in place.
 
-    data = starting_tables(Path("data/asr/train"))        # what every `format` starts from, whatever an earlier one left
+    data = starting_tables(Path("data/asr/train"))        # what every `format` starts from
     write_formatted(formatted, in_place=True)
 
-So filters can be changed and taken back. Stage 1 wins: `DataDir.write` removes the folder, and tables that are not those
-that `format` left behind (edited by hand, made by another program) are taken as new ones.
+So filters can be changed and taken back. Stage 1 wins: `DataDir.write` removes the folder, and tables that are not
+those that `format` left behind (edited by hand, made by another program) are taken as new ones.
 """
 import hashlib
 import logging
@@ -15,7 +15,7 @@ from speechmerge.data.directory import UNFILTERED, DataDir, owned_tables
 from speechmerge.files import read_json, write_json
 
 log = logging.getLogger(__name__)
-STATE = "state.json"  # the last file written into the folder: {"tables": hash of what format left, None while it writes}
+STATE = "state.json"  # written last into the folder: {"tables": hash of what format left, None while it writes}
 
 
 def starting_tables(path: Path, allow_pipes: bool = False) -> DataDir:

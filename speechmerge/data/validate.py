@@ -100,8 +100,7 @@ def fix(path, audio: bool = True, jobs: int = 1, allow_pipes: bool = False) -> l
     files = [path / name for name in [*owned_tables(path), "labels"]]
     done = [f"{file}: lines cleaned and sorted" for file in files if clean_table(file)]
     data, _ = read_tables(path)
-    if (path / "segments").is_file() and (lost := read_table(path / "segments")[0].keys() - data.utterances.keys()):
-        done.append(f"{path}: dropped {len(lost)} utterances: no usable line in segments")
+    done += lost_segments(data)
     suspects = {finding.id for finding in findings
                 if audio and finding.file in (str(path / "wav.scp"), str(path / "segments"))}
     kept, dropped = complete_utterances(data, suspects)
@@ -116,6 +115,13 @@ def fix(path, audio: bool = True, jobs: int = 1, allow_pipes: bool = False) -> l
         done.append(f"{path}: the tables before `format` were forgotten; run stage 1 again to get them back")
     DataDir(path, kept, data.labels, trials).write()
     return done or [f"{path}: spk2utt and utt2dur made again"]
+
+
+def lost_segments(data: DataDir) -> list[str]:
+    """What there is to say about utterances whose line in segments cannot be used; reading left them out."""
+    table = data.path / "segments"
+    lost = read_table(table)[0].keys() - data.utterances.keys() if table.is_file() else ()
+    return [f"{data.path}: dropped {len(lost)} utterances: no usable line in segments"] if lost else []
 
 
 def back_up(path: Path):

@@ -59,7 +59,7 @@ class TrainOptions:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, expected at least 0")
         for speed in self.speeds:
             if not 0.5 <= speed <= 2 or round(speed, 2) != speed:
-                raise UsageError(f"--speeds: found {speed:g}, expected factors from 0.5 to 2 in hundredths, such as 0.9")
+                raise UsageError(f"--speeds: found {speed:g}, expected factors from 0.5 to 2 in hundredths, as 0.9")
 
     def deciding(self) -> dict:
         """What changes the result; of batches and augmentation only what is in use."""

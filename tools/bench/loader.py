@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""How fast audio is read and becomes features, and how that compares with what training takes. One processor, one thread.
+"""How fast audio is read and becomes features, and how that compares with what training takes. One thread.
 
     python tools/bench/loader.py            # after egs/mini/run.sh --stop-stage 2; writes results/loader.md
 
-(a) 16 kHz FLAC -> samples -> log-mel features, in seconds of audio per second (real-time factor): utterances of the mini
-corpus as they are, and joined to 12 s, about LibriSpeech's mean. (b) The training loader (read, features, batches) beside
-the training steps of the mini base on batches that are ready. Median, least and most of the runs, which take turns.
+(a) 16 kHz FLAC -> samples -> log-mel features, in seconds of audio per second (real-time factor): utterances of the
+mini corpus as they are, and joined to 12 s, about LibriSpeech's mean. (b) The training loader (read, features, batches)
+beside the training steps of the mini base on batches that are ready. Median, least and most of the runs, which take
+turns. Seconds are those of the processor, so that other programs on the machine count little.
 """
 import argparse
 import os
@@ -48,12 +49,12 @@ def read_rates(files, mel) -> dict[str, float]:
     total = sum(seconds for _, seconds in files)
     spent = {"read": 0.0, "features": 0.0}
     for path, _ in files:
-        start = time.perf_counter()
+        start = time.process_time()
         wave = read_audio(path)
-        middle = time.perf_counter()
+        middle = time.process_time()
         mel(wave)
         spent["read"] += middle - start
-        spent["features"] += time.perf_counter() - middle
+        spent["features"] += time.process_time() - middle
     rates = {name: total / seconds for name, seconds in spent.items()}
     return {**rates, "both": total / sum(spent.values())}
 
@@ -69,33 +70,35 @@ class Training:
         from speechmerge.train.lora import prepare
         from speechmerge.train.options import TrainOptions
 
-        self.model, self.task = load_model(model_dir, device="cpu", audio_context="dynamic", audio_context_min=0.5), get_task("asr")
+        self.model = load_model(model_dir, device="cpu", audio_context="dynamic", audio_context_min=0.5)
+        self.task = get_task("asr")
         self.examples, self.batch_size = self.task.examples(data), batch_size
         prepare(self.model, TrainOptions(rank=8))
         self.optimizer = torch.optim.AdamW([p for p in self.model.module.parameters() if p.requires_grad], lr=1e-4)
 
-    def load(self, augmentation=None, cache_bytes: int = 0, cache=None):
+    def load(self, augmentation=None, cache=None):
         """(batches, seconds of audio, seconds it took) of one epoch of the loader."""
         from speechmerge.data.augment import Augmentation
         from speechmerge.data.batching import BucketBatchSampler, FeatureCache
         from speechmerge.train.trainer import TrainingSet
 
-        dataset = TrainingSet(self.model, self.examples, cache or FeatureCache(cache_bytes), augmentation or Augmentation())
-        start = time.perf_counter()
+        cache = FeatureCache(0) if cache is None else cache
+        dataset = TrainingSet(self.model, self.examples, cache, augmentation or Augmentation())
+        start = time.process_time()
         sampler = BucketBatchSampler(dataset.lengths(), self.batch_size)
         batches = [self.model.collate([dataset[i] for i in indices], self.task, training=True) for indices in sampler]
-        return batches, sum(dataset.seconds), time.perf_counter() - start
+        return batches, sum(dataset.seconds), time.process_time() - start
 
     def step_all(self, batches) -> float:
         """Seconds of one epoch of training steps."""
         self.model.module.train()
-        start = time.perf_counter()
+        start = time.process_time()
         for batch in batches:
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             self.model.loss(self.model.module(**inputs), batch["labels"]).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
 
 def measure_reading(files: dict, mels: dict, runs: int) -> list[list]:
@@ -168,8 +171,10 @@ def write(path: Path, reading, steps):
     first = measure.markdown(["16 kHz FLAC", "features of", "read", "features", "both"], reading)
     second = measure.markdown(["asr, mini base, LoRA of rank 8", "s of audio / s", "times the training"], steps)
     about = {"command": " ".join(["python tools/bench/loader.py", *sys.argv[1:]]), "machine": measure.machine()}
-    text = "\n\n".join(["# Reading audio and training", f"Times real time on one processor (wanted: {WANTED:.0f}):", first,
-                        "The loader beside the training that it feeds, one processor each:", second, measure._footer(about)])
+    load = os.getloadavg()[0]
+    parts = ["# Reading audio and training", f"Seconds of audio per second of one processor (wanted: {WANTED:.0f}):", first,
+             f"The loader beside the training that it feeds; load of the machine {load:.0f}:", second, measure._footer(about)]
+    text = "\n\n".join(parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     measure._replace(path, text + "\n")
     print(f"{text}\n\n{path}")
