@@ -7,10 +7,12 @@ import pytest
 import torch
 from test_train import base, data, run, run_killed  # noqa: F401 (fixtures)
 
+from speechmerge.cli import main
 from speechmerge.data.audio import Sound
 from speechmerge.data.augment import TIME_SHARE, Augmentation
 from speechmerge.data.batching import DurationBatchSampler, FeatureCache
 from speechmerge.errors import UsageError
+from speechmerge.files import read_json
 from speechmerge.models import load_model
 from speechmerge.tasks import get_task
 from speechmerge.tasks.base import Example
@@ -149,6 +151,14 @@ def test_killed_in_an_epoch_goes_on_with_the_same_batches_and_draws(base, data, 
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
     _, plain = run(base, data, tmp_path / "plain", epochs=3, dropout=0.1, eval_steps=2, batch_seconds=6.0)
     assert (whole / "adapter_model.safetensors").read_bytes() != (plain / "adapter_model.safetensors").read_bytes()
+
+
+def test_train_verb_takes_the_options(base, data, tmp_path):  # noqa: F811
+    (tmp_path / "train.yaml").write_text("speeds: [0.9, 1.0, 1.1]\nbatch_seconds: 6\nfrequency_masks: 2\n")
+    words = ["--task", "kws", "--model", str(base), "--data", str(data.path), "--exp-dir", str(tmp_path / "exp")]
+    assert main(["train", *words, "--config", str(tmp_path / "train.yaml"), "--max-steps", "1", "--device", "cpu"]) == 0
+    options = read_json(tmp_path / "exp" / "kws" / "kws" / "speechmerge.json")["options"]
+    assert (options["speeds"], options["batch_seconds"], options["frequency_masks"]) == ([0.9, 1.0, 1.1], 6.0, 2)
 
 
 def test_options_that_are_not_used_change_no_key():

@@ -229,7 +229,14 @@ def test_limits_per_split(tmp_path, capsys):
     assert (len(ids(tmp_path / "train")), len(ids(tmp_path / "dev"))) == (6, 3)
     assert main(["format", "--data", *words, "--hours", "dev=0.001"]) == 0
     assert len(ids(tmp_path / "train")) == 12 and 0 < len(ids(tmp_path / "dev")) < 12
+    (tmp_path / "format.yaml").write_text("max_utterances: train=4,dev=2\nlabels: ['yes', 'no']\n")
+    assert main(["format", "--config", str(tmp_path / "format.yaml"), "--data", *words]) == 0
+    assert {u.labels["keyword"] for u in DataDir.read(words[0]).utterances.values()} == {"yes", "no"}
+    assert (len(ids(tmp_path / "train")), len(ids(tmp_path / "dev"))) == (4, 2)
     capsys.readouterr()
+    (tmp_path / "format.yaml").write_text("labels: [yes, no]\n")
+    assert main(["format", "--config", str(tmp_path / "format.yaml"), "--data", *words]) == 1
+    assert "quote them" in capsys.readouterr().err
     for wrong in ("tset=3", "train=x", "train=1,train=2"):
         assert main(["format", "--data", *words, "--max-utterances", wrong]) == 2
         assert "--max-utterances" in capsys.readouterr().err

@@ -158,7 +158,8 @@ def by_value(data: DataDir, what: str, value_of, wanted: tuple[str, ...]):
     known = values | set(data.labels or ()) if closed else values
     for value in wanted:
         if value not in known:
-            raise SpeechMergeError(f"{data.path}: {what} {value!r} does not occur; {nearest(value, known)}")
+            quote = " (YAML reads yes and no as true and false: quote them)" if value in ("true", "false") else ""
+            raise SpeechMergeError(f"{data.path}: {what} {value!r} does not occur{quote}; {nearest(value, known)}")
     kept = {id: utterance for id, utterance in data.utterances.items() if value_of(utterance) in wanted}
     labels = [label for label in data.labels if label in wanted] if closed else data.labels
     return kept, labels, ""
