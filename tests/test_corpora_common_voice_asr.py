@@ -7,6 +7,8 @@ from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.common_voice import read_tsv
 from speechmerge.corpora.common_voice_asr import COLUMNS, TWIN, read_language, twin
 from speechmerge.data.directory import DataDir
+from speechmerge.data.format import format_dir
+from speechmerge.data.validate import validate
 from speechmerge.errors import SpeechMergeError, UsageError
 
 ANNA, BINA, CARO = "a" * 128, "b" * 128, "c" * 128
@@ -138,3 +140,14 @@ def test_the_miniature_has_the_traps_of_the_release(tmp_path, language):
     texts = [{row["sentence"].strip('".।').lower() for row in rows} for rows in tables.values()]
     for sets in (speakers, texts):
         assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+
+
+def test_the_miniature_through_prepare_format_and_validate(tmp_path):
+    made = CORPORA.get("common_voice")().prepare(tmp_path / "data", corpus_dir=tmp_path / "twin", mini=True, languages="pa,it",
+                                                 train="validated", nj=2)
+    sizes = {}
+    for directory in made:
+        format_dir(directory)
+        assert [str(finding) for finding in validate(directory)] == []
+        sizes[f"{directory.parent.name}/{directory.name}"] = len(DataDir.read(directory).utterances)
+    assert sizes == {"pa/train": 16, "pa/dev": 4, "pa/test": 8, "it/train": 32, "it/dev": 6, "it/test": 8}

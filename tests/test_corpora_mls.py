@@ -10,6 +10,7 @@ from speechmerge.corpora.base import CORPORA
 from speechmerge.data.audio import read_audio
 from speechmerge.data.directory import DataDir
 from speechmerge.data.format import format_dir
+from speechmerge.data.validate import validate
 from speechmerge.errors import SpeechMergeError, UsageError
 
 LINES = {"train": ["1595_1595_000000\tnel mezzo del cammin di nostra vita", "1595_1595_000001\tmi ritrovai per una selva oscura",
@@ -151,3 +152,17 @@ def test_the_hub_in_one_language(tmp_path, monkeypatch):
     assert [u.text for u in DataDir.read(made[0]).utterances.values()] == ["frase 9_hours", "frase 1_hours"]
     with pytest.raises(UsageError, match="one language at a time"):
         corpus.hub("asr", corpus.options({"languages": ("it", "de")}))
+
+
+def test_the_miniature_through_prepare_format_and_validate(tmp_path):
+    made = CORPORA.get("mls")().prepare(tmp_path / "data", corpus_dir=tmp_path / "twin", mini=True)
+    sizes = []
+    for directory in made:
+        format_dir(directory)
+        assert [str(finding) for finding in validate(directory)] == []
+        sizes.append(len(DataDir.read(directory).utterances))
+    assert sizes == [40, 6, 8]
+    made = CORPORA.get("mls")().prepare(tmp_path / "10h", corpus_dir=tmp_path / "twin", mini=True, subset="10h")
+    assert len(DataDir.read(made[0]).utterances) == 24
+    with pytest.raises(SpeechMergeError, match="spoken miniature of mls"):
+        prepare(tmp_path / "twin", tmp_path / "data")
