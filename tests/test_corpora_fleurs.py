@@ -1,4 +1,4 @@
-"""FLEURS: 102 languages and Whisper's names of them, the headless tables and their odd characters, archives, the miniature."""
+"""FLEURS: 102 languages and Whisper's names of them, headless tables and odd characters, archives, the miniature."""
 import gzip
 import hashlib
 import io
@@ -22,6 +22,11 @@ ROWS = {"hi_in": [("1664", "101.wav", "वो \"अच्छा\" है।", "�
                   ("1664", "102.wav", "वो \"अच्छा\" है।", "वो अच्छा है", "व ो | अ च ् छ ा | ह ै |", "1600", "FEMALE"),
                   ("10", "103.wav", "Odd spaces.", "odd\u2009spaces\u200b here\u200f", "o d d |", "1600", "OTHER")],
         "it_it": [("1664", "101.wav", "L'ha detto.", "l'ha detto", "l ' h a | d e t t o |", "1600", "FEMALE")]}
+
+
+def digests(path: Path) -> dict[str, str]:
+    files = sorted([*path.rglob("*.tsv"), *path.rglob("*.tar.gz")])
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def corpus():
@@ -53,7 +58,8 @@ def small(root: Path, rows=ROWS, inside="train/"):
         (folder / "audio").mkdir(parents=True)
         for split in ("train", "dev", "test"):
             (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in own), encoding="utf-8")
-            archive(folder / "audio" / f"{split}.tar.gz", sorted({row[1] for row in own}), inside.replace("train", split))
+            names = sorted({row[1] for row in own})
+            archive(folder / "audio" / f"{split}.tar.gz", names, inside.replace("train", split))
     return root
 
 
@@ -66,10 +72,10 @@ def test_there_are_102_languages_in_the_publishers_order():
 def test_codes_are_whispers_where_it_has_the_language():
     whisper = pytest.importorskip("transformers.models.whisper.tokenization_whisper").LANGUAGES
     unknown = {language_code(language) for language in LANGUAGES} - whisper.keys()
-    assert unknown == {"ast", "ceb", "ckb", "ff", "ga", "ig", "kam", "kea", "ky", "lg", "luo", "nso", "ny", "om", "or", "umb", "wo",
-                       "xh", "zu"}
-    named = {"cmn_hans_cn": "chinese", "yue_hant_hk": "cantonese", "nb_no": "norwegian", "fil_ph": "tagalog", "jv_id": "javanese",
-             "hi_in": "hindi", "pa_in": "punjabi", "te_in": "telugu", "it_it": "italian", "es_419": "spanish", "he_il": "hebrew"}
+    assert unknown == set("ast ceb ckb ff ga ig kam kea ky lg luo nso ny om or umb wo xh zu".split())
+    named = {"cmn_hans_cn": "chinese", "yue_hant_hk": "cantonese", "nb_no": "norwegian", "fil_ph": "tagalog",
+             "jv_id": "javanese", "hi_in": "hindi", "pa_in": "punjabi", "te_in": "telugu", "it_it": "italian",
+             "es_419": "spanish", "he_il": "hebrew"}
     assert {language: whisper[language_code(language)] for language in named} == named
 
 
@@ -77,20 +83,24 @@ def test_headless_tables_with_ids_that_repeat(tmp_path):
     reading = read(small(tmp_path))
     train = reading.splits["train"].utterances
     assert sorted(train) == ["hi_in-101", "hi_in-102", "hi_in-103", "it_it-101"]
-    assert train["hi_in-101"].labels == {"gender": "m", "group": "1664"} and train["hi_in-102"].labels["group"] == "1664"
+    assert train["hi_in-101"].labels == {"gender": "m", "group": "1664"}
+    assert train["hi_in-102"].labels == {"gender": "f", "group": "1664"}
     assert train["hi_in-103"].labels["gender"] == "other" and train["hi_in-101"].speaker is None
     assert (train["it_it-101"].text, train["it_it-101"].language) == ("l'ha detto", "it")
-    assert all(Path(u.audio).read_bytes() == wav() for split in reading.splits.values() for u in split.utterances.values())
+    for split in reading.splits.values():
+        assert all(Path(utterance.audio).read_bytes() == wav() for utterance in split.utterances.values())
 
 
 def test_transcription_or_raw_transcription(tmp_path):
     small(tmp_path)
-    texts = [read(tmp_path, text=text).splits["test"].utterances["hi_in-102"].text for text in ("transcription", "raw_transcription")]
+    texts = [read(tmp_path, text=text).splits["test"].utterances["hi_in-102"].text
+             for text in ("transcription", "raw_transcription")]
     assert texts == ["वो अच्छा है", 'वो "अच्छा" है।']
 
 
 @pytest.mark.parametrize("text, cleaned", [
-    ("a\u2002b\u200ac\u2028d\u202fe\u00a0f", "a b c d e f"), ("คำ\u200bคำ", "คำ คำ"), ("a\u200f \u202ab\u00ad\ufeff", "a b"),
+    ("a\u2002b\u200ac\u2028d\u202fe\u00a0f", "a b c d e f"), ("คำ\u200bคำ", "คำ คำ"),
+    ("a\u200f \u202ab\u00ad\ufeff", "a b"),
     ("می\u200cخواهم", "می\u200cخواهم"), ("क्\u200dष", "क्\u200dष"), ("  a \t b ", "a b")])
 def test_odd_spaces_go_and_the_joiners_of_spelling_stay(text, cleaned):
     assert module.clean(text) == cleaned
@@ -127,7 +137,8 @@ def test_lines_that_cannot_be_meant_are_named(tmp_path, row):
 
 @pytest.mark.parametrize("inside", ["train/", "", "home/someone/FLEURS/it_it/audio/train/"])
 def test_archives_with_other_folders_inside(tmp_path, inside):
-    assert Path(read(small(tmp_path, inside=inside)).splits["train"].utterances["it_it-101"].audio).read_bytes() == wav()
+    utterances = read(small(tmp_path, inside=inside)).splits["train"].utterances
+    assert Path(utterances["it_it-101"].audio).read_bytes() == wav()
 
 
 def test_unpacked_audio_is_read_without_its_archive(tmp_path):
@@ -148,7 +159,8 @@ def test_audio_without_a_row_is_counted_and_a_row_without_audio_refused(tmp_path
     assert read(tmp_path).skipped["audio files without a row"] == 1
     with open(tmp_path / "data/it_it/train.tsv", "a") as file:
         file.write("\t".join(("5", "555.wav", *ROWS["it_it"][0][2:])) + "\n")
-    with pytest.raises(SpeechMergeError, match="of 13 audio files 1 are missing and 0 empty, the first is .*it_it/audio/train/555.wav"):
+    said = "of 13 audio files 1 are missing and 0 empty, the first is .*it_it/audio/train/555.wav"
+    with pytest.raises(SpeechMergeError, match=said):
         corpus().prepare(tmp_path / "out", corpus_dir=tmp_path, tasks="asr", languages="hi_in,it_it")
 
 
@@ -157,7 +169,8 @@ def test_asr_has_a_set_for_each_language_and_langid_one(tmp_path):
     assert {str(path.relative_to(tmp_path / "out")) for path in made} == \
         {f"{name}/{split}" for name in ("hi_in", "it_it", "langid") for split in ("train", "dev", "test")}
     langid = DataDir.read(tmp_path / "out/langid/test")
-    assert langid.labels == ["hi", "it"] and Counter(u.language for u in langid.utterances.values()) == {"hi": 3, "it": 1}
+    assert langid.labels == ["hi", "it"]
+    assert Counter(u.language for u in langid.utterances.values()) == {"hi": 3, "it": 1}
     assert DataDir.read(tmp_path / "out/hi_in/dev").utterances["hi_in-101"].language == "hi"
     for path in made:
         assert not validate(path)
@@ -198,16 +211,19 @@ def test_the_hubs_version(tmp_path):
     datasets = pytest.importorskip("datasets")
     configs = []
     for language, own in ROWS.items():
-        rows = [{"id": int(id), "num_samples": 1600, "path": f"/x/{name}", "audio": {"bytes": wav(), "path": name}, "gender": i % 3,
-                 "transcription": text, "raw_transcription": raw, "lang_id": LANGUAGES.index(language), "language": "x", "lang_group_id": 1}
+        rows = [{"id": int(id), "num_samples": 1600, "path": f"/x/{name}", "audio": {"bytes": wav(), "path": name},
+                 "transcription": text, "raw_transcription": raw, "gender": i % 3,
+                 "lang_id": LANGUAGES.index(language), "language": "x", "lang_group_id": 1}
                 for i, (id, name, raw, text, *_) in enumerate(own)]
         (tmp_path / "hub" / language).mkdir(parents=True)
-        for split in ("train", "validation", "test"):
+        splits = ("train", "validation", "test")
+        for split in splits:
             datasets.Dataset.from_list(rows).to_parquet(tmp_path / "hub" / language / f"{split}.parquet")
-        files = "".join(f"  - split: {split}\n    path: {language}/{split}.parquet\n" for split in ("train", "validation", "test"))
+        files = "".join(f"  - split: {split}\n    path: {language}/{split}.parquet\n" for split in splits)
         configs.append(f"- config_name: {language}\n  data_files:\n{files}")
     (tmp_path / "hub/README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
-    corpus().prepare(tmp_path / "data", source="hf", hub_id=str(tmp_path / "hub"), tasks="asr", languages="hi_in,it_it", drop_ids=10)
+    corpus().prepare(tmp_path / "data", source="hf", hub_id=str(tmp_path / "hub"), tasks="asr",
+                     languages="hi_in,it_it", drop_ids=10)
     hindi = DataDir.read(tmp_path / "data/hi_in/dev").utterances
     assert sorted(hindi) == ["hi_in-101", "hi_in-102"] and hindi["hi_in-102"].labels == {"gender": "f", "group": "1664"}
     assert DataDir.read(tmp_path / "data/it_it/test").utterances["it_it-101"].text == "l'ha detto"
@@ -228,10 +244,12 @@ def test_the_miniature_goes_through_prepare_format_and_validate(twin):
         for split in ("train", "dev", "test"):
             assert format_dir(twin / "data" / name / split)["seconds"]["max"] <= 3.9
             assert not validate(twin / "data" / name / split)
-            texts.setdefault(split, set()).update(u.text for u in DataDir.read(twin / "data" / name / split).utterances.values())
+            utterances = DataDir.read(twin / "data" / name / split).utterances.values()
+            texts.setdefault(split, set()).update(utterance.text for utterance in utterances)
     data = DataDir.read(twin / "data/langid/train")
     assert data.labels == ["de", "en", "es", "hi", "it", "pa", "te"] and len(data.utterances) == 238
-    assert set(Counter(u.labels["group"] for u in data.utterances.values()).values()) == {14}  # two readers, seven languages
+    groups = Counter(utterance.labels["group"] for utterance in data.utterances.values())
+    assert set(groups.values()) == {14}  # two readers, seven languages
     assert not texts["train"] & (texts["dev"] | texts["test"])
 
 
@@ -244,13 +262,13 @@ def test_the_miniature_has_the_awkward_parts(twin):
 
 
 def test_a_part_of_the_miniature(twin, tmp_path):
-    made = corpus().prepare(tmp_path / "data", corpus_dir=twin / "corpus", mini=True, seed=3, tasks="asr", languages="pa_in", drop_ids=10)
+    made = corpus().prepare(tmp_path / "data", corpus_dir=twin / "corpus", mini=True, seed=3, tasks="asr",
+                            languages="pa_in", drop_ids=10)
     assert [path.parent.name for path in made] == ["pa_in"] * 3
     assert len(DataDir.read(tmp_path / "data/pa_in/train").utterances) == 32
 
 
 def test_the_miniature_is_the_same_for_the_same_seed(twin, tmp_path):
     corpus().prepare(tmp_path / "data", corpus_dir=tmp_path / "corpus", mini=True, seed=3, nj=2)
-    first, second = ({str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-                      for file in sorted([*path.rglob("*.tsv"), *path.rglob("*.tar.gz")])} for path in (twin / "corpus", tmp_path / "corpus"))
+    first, second = (digests(path / "corpus") for path in (twin, tmp_path))
     assert len(first) == 42 and first == second

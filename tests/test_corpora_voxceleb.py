@@ -18,7 +18,14 @@ from speechmerge.data.format import format_dir
 from speechmerge.data.validate import validate
 from speechmerge.errors import SpeechMergeError, UsageError
 
+SPEAKERS = [f"id{number}" for number in (*range(10001, 10009), 10270, 10271)]
+HEADER = "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"
 TESTED = [f"id{number}" for number in range(10270, 10310)]  # the 40 speakers of the original trials
+
+
+def digests(path: Path) -> dict[str, str]:
+    files = [file for file in sorted(path.rglob("*.*")) if file.suffix in (".wav", ".txt", ".csv")]
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def corpus():
@@ -41,17 +48,18 @@ def folders(root: Path, speakers):
         (root / "VoxCeleb1" / ("test" if speaker in TESTED else "dev") / "wav" / speaker).mkdir()
 
 
-def small(root: Path, speakers=("id10001", "id10002", "id10003", "id10004", "id10005", "id10006", "id10007", "id10008", "id10270",
-                                "id10271")):
-    """Three videos of three utterances by each; iden_split.txt, veri_test.txt of the last two, and the table of speakers."""
-    folders(root, speakers)
-    wavs = {speaker: [f"{speaker}/{video}{speaker[2:]}/0000{n}.wav" for video in ("-ab_cd", "na8-QE", "_xYz12") for n in (1, 2, 3)]
-            for speaker in speakers}
-    lines(root / "iden_split.txt", [f"{1 + (i > 5) + (i > 7)} {wav}" for own in wavs.values() for i, wav in enumerate(own)])
+def small(root: Path):
+    """Three videos of three utterances by ten speakers; the lists, trials of the last two, and the table."""
+    folders(root, SPEAKERS)
+    names = [f"{video}{{0}}/0000{n}.wav" for video in ("-ab_cd", "na8-QE", "_xYz12") for n in (1, 2, 3)]
+    wavs = {speaker: [f"{speaker}/{name.format(speaker[2:])}" for name in names] for speaker in SPEAKERS}
+    marked = [f"{1 + (i > 5) + (i > 7)} {wav}" for own in wavs.values() for i, wav in enumerate(own)]
+    lines(root / "iden_split.txt", marked)
     first, second = wavs["id10270"], wavs["id10271"]
-    lines(root / "veri_test.txt", [f"1 {first[0]} {first[4]}", f"0 {first[0]} {second[1]}", f"1 {second[8]} {second[2]}"])
-    table = [f"{speaker}\tA._Name_{i}\t{'mf'[i % 2]}\tUSA\tdev" for i, speaker in enumerate(speakers)]
-    lines(root / "vox1_meta.csv", ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet", *table])
+    pairs = [f"1 {first[0]} {first[4]}", f"0 {first[0]} {second[1]}", f"1 {second[8]} {second[2]}"]
+    lines(root / "veri_test.txt", pairs)
+    table = [f"{speaker}\tA._Name_{i}\t{'mf'[i % 2]}\tUSA\tdev" for i, speaker in enumerate(SPEAKERS)]
+    lines(root / "vox1_meta.csv", [HEADER, *table])
     return root
 
 
@@ -60,16 +68,19 @@ def test_identification_has_the_publishers_counts_and_speakers(tmp_path):
     speakers = [f"id{number}" for number in range(10001, 11252)]
     folders(tmp_path, speakers)
     marks = "".join(mark * count for mark, count in counts.items())
-    lines(tmp_path / "iden_split.txt", [f"{mark} {speakers[i % 1251]}/na8-QEFmj44/{i // 1251:05d}.wav" for i, mark in enumerate(marks)])
+    rows = [f"{mark} {speakers[i % 1251]}/na8-QEFmj44/{i // 1251:05d}.wav" for i, mark in enumerate(marks)]
+    lines(tmp_path / "iden_split.txt", rows)
     reading = read(tmp_path, "speaker_id")
-    assert {name: split.size() for name, split in reading.splits.items()} == {"train": 138361, "dev": 6904, "test": 8251}
+    assert reading.sizes() == {"train": 138361, "dev": 6904, "test": 8251}
     assert sum(split.size() for split in reading.splits.values()) == 153516
     labels = reading.splits["test"].labels
-    assert [int(label[2:]) - 10001 for label in labels] == list(range(1251)) and reading.splits["train"].labels == labels
-    corpus().check_counts("speaker_id", reading, corpus().options({}), Request(tmp_path, 0, 1, False, "files", False))
+    assert [int(label[2:]) - 10001 for label in labels] == list(range(1251))
+    assert reading.splits["train"].labels == labels
+    options, request = corpus().options({}), Request(tmp_path, 0, 1, False, "files", False)
+    corpus().check_counts("speaker_id", reading, options, request)
     reading.splits["dev"].utterances.popitem()
     with pytest.raises(SpeechMergeError, match="dev: found 6903, expected 6904"):
-        corpus().check_counts("speaker_id", reading, corpus().options({}), Request(tmp_path, 0, 1, False, "files", False))
+        corpus().check_counts("speaker_id", reading, options, request)
 
 
 def test_original_trials_have_the_publishers_counts(tmp_path):
@@ -82,7 +93,8 @@ def test_original_trials_have_the_publishers_counts(tmp_path):
     trials, wavs = read_trials(tmp_path / "veri_test.txt")
     assert len(trials) == corpus().expected("speaker_ver", corpus().options({}))["test"] == 37720
     assert Counter(trial.target for trial in trials) == {True: 18860, False: 18860}
-    assert len({trial.id for trial in trials}) == 37720 and [trial.id for trial in trials] == sorted(trial.id for trial in trials)
+    ids = [trial.id for trial in trials]
+    assert len(set(ids)) == 37720 and ids == sorted(ids)
     assert {wav.split("/")[0] for wav in wavs.values()} == set(TESTED)
     assert corpus().expected("speaker_ver", corpus().options({"trials": "O-cleaned"})) == {}
 
@@ -91,7 +103,8 @@ def test_utterances_lie_in_dev_and_in_test(tmp_path):
     reading = read(small(tmp_path), "speaker_id")
     train = reading.splits["train"].utterances
     assert train["id10001--ab_cd10001-00002"].audio == str(tmp_path / "VoxCeleb1/dev/wav/id10001/-ab_cd10001/00002.wav")
-    assert train["id10271-na8-QE10271-00001"].audio == str(tmp_path / "VoxCeleb1/test/wav/id10271/na8-QE10271/00001.wav")
+    other = train["id10271-na8-QE10271-00001"].audio
+    assert other == str(tmp_path / "VoxCeleb1/test/wav/id10271/na8-QE10271/00001.wav")
     assert train["id10271-na8-QE10271-00001"].speaker == "id10271"
     assert train["id10002--ab_cd10002-00001"].labels == {"gender": "f", "group": "id10002/-ab_cd10002"}
     assert [reading.splits[split].size() for split in ("train", "dev", "test")] == [60, 20, 10]
@@ -143,7 +156,8 @@ def test_voxceleb2_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("row, said", [
-    ("1 A.J._Buckley/Y8hIVOBuels_0000001.wav", "older release's, with names"), ("4 id10001/na8-QEFmj44/00001.wav", "expected 1 or 2 or 3"),
+    ("1 A.J._Buckley/Y8hIVOBuels_0000001.wav", "older release's, with names"),
+    ("4 id10001/na8-QEFmj44/00001.wav", "expected 1 or 2 or 3"),
     ("1 id10001/na8-QEFmj44/00001.wav id10001/x/00001.wav", "expected 1 or 2 or 3 and 1 of")])
 def test_lines_of_iden_split_that_cannot_be_meant(tmp_path, row, said):
     small(tmp_path)
@@ -163,9 +177,10 @@ def test_trials_that_cannot_be_meant(tmp_path, row, said):
 
 
 def test_the_speakers_table_is_separated_by_tabs(tmp_path):
-    lines(tmp_path / "vox1_meta.csv", ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet", "id10001\tA.J._Buckley\tm\tIreland\tdev",
+    lines(tmp_path / "vox1_meta.csv", [HEADER, "id10001\tA.J._Buckley\tm\tIreland\tdev",
                                        "id10003\tAaron_Tveit, Jr\tm\tUSA\tdev"])
-    assert read_table(tmp_path / "vox1_meta.csv") == {"id10001": Person("a.j._buckley", "m"), "id10003": Person("aaron_tveit,_jr", "m")}
+    assert read_table(tmp_path / "vox1_meta.csv") == {"id10001": Person("a.j._buckley", "m"),
+                                                      "id10003": Person("aaron_tveit,_jr", "m")}
     lines(tmp_path / "vox2_meta.csv", ["VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set ", "id00012 ,n000012 ,m ,dev "])
     with pytest.raises(SpeechMergeError, match="vox2_meta.csv:2: .*separated by tabs"):
         read_table(tmp_path / "vox2_meta.csv")
@@ -180,7 +195,8 @@ def test_training_pairs_are_of_speakers_in_no_trial(tmp_path):
         ("id10270--ab_cd10270-00001", "id10271--ab_cd10271-00002", False)
     for name in ("train", "dev"):
         split = reading.splits[name]
-        assert Counter(trial.target for trial in split.trials) == {True: 3 * len(speakers[name]), False: 5 * len(speakers[name])}
+        count = len(speakers[name])
+        assert Counter(trial.target for trial in split.trials) == {True: 3 * count, False: 5 * count}
         assert split.utterances.keys() == {id for trial in split.trials for id in (trial.enrol, trial.test)}
         assert len({frozenset((trial.enrol, trial.test)) for trial in split.trials}) == len(split.trials)
         for trial in split.trials:
@@ -198,11 +214,12 @@ def test_positive_pairs_of_one_video_on_demand(tmp_path):
 def test_negative_pairs_of_one_gender_on_demand(tmp_path):
     def mixed(**options):
         split = read(tmp_path, "speaker_ver", **options).splits["train"]
-        return sum(split.utterances[t.enrol].labels["gender"] != split.utterances[t.test].labels["gender"] for t in split.trials)
+        genders = {id: utterance.labels["gender"] for id, utterance in split.utterances.items()}
+        return sum(genders[trial.enrol] != genders[trial.test] for trial in split.trials)
 
     small(tmp_path)
     assert mixed() > 0 and mixed(same_gender=True) == 0
-    lines(tmp_path / "vox1_meta.csv", ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet", "id10001\tA\tm\tUSA\tdev"])
+    lines(tmp_path / "vox1_meta.csv", [HEADER, "id10001\tA\tm\tUSA\tdev"])
     with pytest.raises(SpeechMergeError, match="says nothing of 9 speakers, the first is id10002"):
         mixed(same_gender=True)
 
@@ -219,7 +236,8 @@ def test_trials_about_all_speakers_leave_none_to_train_on(tmp_path):
                                              "0 id10001/-ab_cd10001/00001.wav id10270/-ab_cd10270/00002.wav"])
     reading = read(tmp_path, "speaker_ver", trials="H-cleaned")
     assert list(reading.splits) == ["test"] and len(reading.splits["test"].trials) == 2
-    assert reading.splits["test"].utterances["id10001--ab_cd10001-00001"].audio.startswith(str(tmp_path / "VoxCeleb1/dev"))
+    first = reading.splits["test"].utterances["id10001--ab_cd10001-00001"]
+    assert first.audio.startswith(str(tmp_path / "VoxCeleb1/dev"))
 
 
 def test_long_files_are_cut_not_dropped(tmp_path):
@@ -229,7 +247,8 @@ def test_long_files_are_cut_not_dropped(tmp_path):
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, np.zeros(int(16000 * seconds)), 16000, subtype="PCM_16")
     found = read(tmp_path, "speaker_id", longest=2.0).splits["train"].utterances
-    assert found["id10001--ab_cd10001-00001"].segment == (0.0, 2.0) and found["id10001--ab_cd10001-00002"].segment is None
+    segments = [found[f"id10001--ab_cd10001-0000{number}"].segment for number in (1, 2)]
+    assert segments == [(0.0, 2.0), None]
     whole = read(tmp_path, "speaker_id", longest=0.0).splits["train"].utterances
     assert {utterance.segment for utterance in whole.values()} == {None}
 
@@ -312,7 +331,8 @@ def test_the_miniature_goes_through_prepare_format_and_validate(twin):
 
 @pytest.mark.parametrize("trials", ["O-cleaned", "E", "E-cleaned", "H", "H-cleaned"])
 def test_the_miniature_has_all_lists(twin, tmp_path, trials):
-    made = corpus().prepare(tmp_path / "data", corpus_dir=twin / "corpus", mini=True, seed=3, tasks="speaker_ver", trials=trials)
+    made = corpus().prepare(tmp_path / "data", corpus_dir=twin / "corpus", mini=True, seed=3, tasks="speaker_ver",
+                            trials=trials)
     people = read_table(twin / "corpus/vox1_meta.csv")
     data = DataDir.read(tmp_path / "data/speaker_ver/test")
     assert len(made) == (3 if trials.startswith("O") else 1)
@@ -323,6 +343,5 @@ def test_the_miniature_has_all_lists(twin, tmp_path, trials):
 
 def test_the_miniature_is_the_same_for_the_same_seed(twin, tmp_path):
     corpus().prepare(tmp_path / "data", corpus_dir=tmp_path / "corpus", mini=True, seed=3, nj=2)
-    first, second = ({str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.rglob("*.*"))
-                      if file.suffix in (".wav", ".txt", ".csv")} for path in (twin / "corpus", tmp_path / "corpus"))
+    first, second = (digests(path / "corpus") for path in (twin, tmp_path))
     assert len(first) > 350 and first == second

@@ -6,6 +6,7 @@
 #   local/folds.sh --mini true                                         into data/mini/fold1 ... exp/mini/fold5
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=../../../utils/path.sh
 . ../../utils/path.sh
 ensure_environment
 
