@@ -1,9 +1,9 @@
 """Archives of a corpus: fetched with resume, checked, unpacked; each step is done once.
 
-    fetch_all([Archive("https://.../dev-clean.tar.gz", makes="LibriSpeech/dev-clean", md5="...")], Path("downloads/librispeech"))
+    fetch_all([Archive("https://.../dev-clean.tar.gz", makes="LibriSpeech/dev-clean", md5="...")], Path("downloads"))
 
-A download goes to `<file>.part` and goes on there after an interruption; unpacking goes to a hidden folder and is renamed
-into place, so that what an archive makes is there as a whole or not at all.
+A download goes to `<file>.part` and goes on there after an interruption; unpacking goes to a hidden folder and is
+renamed into place, so that what an archive makes is there as a whole or not at all.
 """
 import hashlib
 import http.client
@@ -24,6 +24,7 @@ from speechmerge.errors import SpeechMergeError
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20
+AGAIN = "run the same command again"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def download(url: str, file: Path):
             if have and answer.status != 206:  # this server starts again from the beginning
                 have = 0
             total = have + int(answer.headers.get("Content-Length") or 0)
-            with open(part, "ab" if have else "wb") as out, tqdm(total=total or None, initial=have, unit="B", unit_scale=True,
-                                                                 desc=file.name, disable=None) as bar:
+            bar = tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=file.name, disable=None)
+            with open(part, "ab" if have else "wb") as out, bar:
                 while chunk := answer.read(CHUNK):
                     out.write(chunk)
                     bar.update(len(chunk))
@@ -85,15 +86,15 @@ def download(url: str, file: Path):
     size = part.stat().st_size
     if total and size > total:
         part.unlink()
-        raise SpeechMergeError(f"{part}: {size} bytes, but {url} has {total}: another file; it is deleted, run the same command again")
+        raise SpeechMergeError(f"{part}: {size} bytes, but {url} has {total}: another file; it is deleted, {AGAIN}")
     if total and size < total:
-        raise SpeechMergeError(f"{url}: the connection ended after {size} of {total} bytes; run the same command again, it goes on")
+        raise SpeechMergeError(f"{url}: the connection ended after {size} of {total} bytes; {AGAIN}, it goes on")
     os.replace(part, file)
 
 
 def failed(url: str, file: Path, error) -> SpeechMergeError:
-    return SpeechMergeError(f"{url}: cannot be fetched ({error}); check the network (a proxy: HTTPS_PROXY), or fetch it by hand "
-                            f"to {file} and run the same command again")
+    return SpeechMergeError(f"{url}: cannot be fetched ({error}); check the network (a proxy: HTTPS_PROXY), or "
+                            f"fetch it by hand to {file} and {AGAIN}")
 
 
 def check(archive: Archive, file: Path):
@@ -101,13 +102,13 @@ def check(archive: Archive, file: Path):
         expected = getattr(archive, kind)
         if expected:
             with open(file, "rb") as opened:
-                found = hashlib.file_digest(opened, kind).hexdigest() if hasattr(hashlib, "file_digest") else digest(opened, kind)
+                found = digest(opened, kind)
             if found != expected:
-                raise SpeechMergeError(f"{file}: its {kind} is {found}, expected {expected}; delete it and run the same command again")
+                raise SpeechMergeError(f"{file}: its {kind} is {found}, expected {expected}; delete it and {AGAIN}")
 
 
 def digest(opened, kind: str) -> str:
-    """hashlib.file_digest for Python 3.10."""
+    """hashlib.file_digest, which Python 3.10 does not have."""
     found = hashlib.new(kind)
     while chunk := opened.read(CHUNK):
         found.update(chunk)
@@ -129,7 +130,7 @@ def unpack(file: Path, into: Path, makes: Path):
                 opened.extractall(beside, filter="data")
         move_into(beside, into)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
-        raise SpeechMergeError(f"{file}: cannot be unpacked ({error}); delete it and run the same command again") from error
+        raise SpeechMergeError(f"{file}: cannot be unpacked ({error}); delete it and {AGAIN}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     if not makes.exists():

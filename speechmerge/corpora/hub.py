@@ -65,19 +65,22 @@ def load(name: str, part: Part, revision, streaming: bool, hub: Hub):
         from datasets import Audio, load_dataset
         from datasets.exceptions import DatasetNotFoundError
     except ImportError as error:
-        raise SpeechMergeError("source=hf: the package datasets is missing; run: pip install 'speechmerge[hf]'") from error
+        raise SpeechMergeError("source=hf: the package datasets is missing; "
+                               "run: pip install 'speechmerge[hf]'") from error
     try:
         rows = load_dataset(name, part.config, split=part.split, revision=revision, streaming=streaming)
     except (DatasetNotFoundError, ValueError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         advice = ("the hub's own conversion is --param revision=refs/convert/parquet" if "script" in reason else
                   "a gated one needs `hf auth login`, another copy goes in as --param hub_id=...")
-        raise SpeechMergeError(f"{name} ({part.config or 'no configuration'}, split {part.split}): cannot be read ({reason}); "
-                               f"{advice}") from error
+        config = part.config or "no configuration"
+        raise SpeechMergeError(f"{name} ({config}, split {part.split}): cannot be read ({reason}); {advice}") from error
     columns = rows.column_names
     if columns is not None and hub.audio not in columns:
-        raise SpeechMergeError(f"{name}: no column {hub.audio!r}, found {', '.join(columns)}; is this the right revision?")
-    classes = {column: rows.features[column] for column in hub.names if hasattr((rows.features or {}).get(column), "int2str")}
+        raise SpeechMergeError(f"{name}: no column {hub.audio!r}, found {', '.join(columns)}; "
+                               "is this the right revision?")
+    known = {column: (rows.features or {}).get(column) for column in hub.names}
+    classes = {column: feature for column, feature in known.items() if hasattr(feature, "int2str")}
     return (named(row, classes) for row in rows.cast_column(hub.audio, Audio(decode=False)))
 
 

@@ -1,6 +1,6 @@
 """LibriSpeech and mini LibriSpeech (OpenSLR 12 and 31): read English audiobooks.
 
-    speechmerge prepare --corpus librispeech --corpus-dir /corpora                  # train-clean-100, dev-clean, test-clean
+    speechmerge prepare --corpus librispeech --corpus-dir /corpora             # train-clean-100, dev-clean, test-clean
     speechmerge prepare --corpus librispeech --param train=train-clean-5 dev=dev-clean-2 test=dev-clean-2
     speechmerge prepare --corpus librispeech --param more=dev-other,test-other      # also data/asr/{dev,test}_other
     speechmerge prepare --corpus librispeech --param source=hf streaming=true
@@ -81,9 +81,9 @@ class LibriSpeech(PublishedCorpus):
             for subset in (*self.train, *self.dev, *self.test, *self.more):
                 if subset not in SUBSETS:
                     raise UsageError(f"librispeech: no subset {subset!r}; {nearest(subset, SUBSETS)}")
-            for name, known in (("case", CASES), ("speaker", SPEAKERS)):
-                if getattr(self, name) not in known:
-                    raise UsageError(f"librispeech: {name} {getattr(self, name)!r}; {nearest(getattr(self, name), known)}")
+            for name, value, known in (("case", self.case, CASES), ("speaker", self.speaker, SPEAKERS)):
+                if value not in known:
+                    raise UsageError(f"librispeech: {name} {value!r}; {nearest(value, known)}")
 
         def subsets(self) -> dict[str, tuple[str, ...]]:
             """Split -> its subsets."""
@@ -97,7 +97,8 @@ class LibriSpeech(PublishedCorpus):
                         makes=f"LibriSpeech/{subset}", sha256=SUBSETS[subset].sha256) for subset in needed]
 
     def expected(self, task, options) -> dict[str, int]:
-        known = {split: [SUBSETS[subset].utterances for subset in subsets] for split, subsets in options.subsets().items()}
+        splits = options.subsets().items()
+        known = {split: [SUBSETS[subset].utterances for subset in subsets] for split, subsets in splits}
         return {split: sum(counts) for split, counts in known.items() if None not in counts}
 
     def read(self, root: Path, task: str, options) -> Reading:
@@ -150,8 +151,8 @@ def read_subset(folder: Path, options) -> dict[str, Utterance]:
         found = read_chapter(transcripts, options)
         untold = sorted({path.stem for path in chapter.glob("[0-9]*.flac")} - found.keys())
         if untold:
-            raise SpeechMergeError(f"{transcripts}: says nothing of {len(untold)} audio files, the first is {untold[0]}.flac; "
-                                   f"unpack {folder.name}.tar.gz again")
+            raise SpeechMergeError(f"{transcripts}: says nothing of {len(untold)} audio files, the first is "
+                                   f"{untold[0]}.flac; unpack {folder.name}.tar.gz again")
         utterances |= found
     return utterances
 
@@ -163,7 +164,7 @@ def read_chapter(transcripts: Path, options) -> dict[str, Utterance]:
         if id.rpartition("-")[0] != chapter or not text.strip():
             raise SpeechMergeError(f"{transcripts}:{number}: found {line[:60]!r}, expected `{chapter}-<number> TEXT`")
         if id in utterances:
-            raise SpeechMergeError(f"{transcripts}:{number}: {id} has two transcripts, expected one; unpack the archive again")
+            raise SpeechMergeError(f"{transcripts}:{number}: {id} has two transcripts, expected one; unpack it again")
         utterances[id] = make_utterance(id, str(transcripts.parent / f"{id}.flac"), text, options)
     return utterances
 
@@ -206,10 +207,11 @@ def twin_text(number: int, split: str, rng) -> str:
 
 def twin_reader(root: Path, folder: str, speaker, count: int, rng) -> list[Spoken]:
     """Two chapters of a reader, the second of one utterance, as an old recording; their transcripts are written."""
-    reader, spoken = folder.rpartition("/")[2], []
+    reader, split, spoken = folder.rpartition("/")[2], speaker.name.split("-")[0], []
     for chapter, size in zip(rng.sample(range(100, 293000), 2), (count - 1, 1)):
-        texts = {f"{reader}-{chapter}-{number:04d}": twin_text(number, speaker.name.split("-")[0], rng) for number in range(size)}
-        spoken += [Spoken(f"{folder}/{chapter}/{id}.flac", text, "en", speaker, channel="telephone") for id, text in texts.items()]
+        texts = {f"{reader}-{chapter}-{number:04d}": twin_text(number, split, rng) for number in range(size)}
+        spoken += [Spoken(f"{folder}/{chapter}/{id}.flac", text, "en", speaker, channel="telephone")
+                   for id, text in texts.items()]
         write_lines(root / folder / str(chapter) / f"{reader}-{chapter}.trans.txt",
                     [f"{id} {text.upper()}" for id, text in texts.items()])
     return spoken

@@ -19,7 +19,8 @@ def read_lines(path, encoding: str = "utf-8") -> list[str]:
         raise SpeechMergeError(f"{path}: not there; complete the download of the corpus") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise SpeechMergeError(f"{path}:{line}: not {encoding} (byte 0x{error.object[error.start]:02x}); copy the file again") from error
+        byte = f"byte 0x{error.object[error.start]:02x}"
+        raise SpeechMergeError(f"{path}:{line}: not {encoding} ({byte}); copy the file again") from error
     lines = text.removeprefix("\ufeff").split("\n")
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 

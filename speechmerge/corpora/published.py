@@ -30,7 +30,7 @@ __all__ = ["Archive", "Hub", "Part", "PublishedCorpus", "Reading", "Split"]
 log = logging.getLogger(__name__)
 SOURCES = ("files", "hf")
 OPTIONAL = ("gender", "age")  # tables that no task needs
-TWIN, TWIN_BEGUN = "twin.json", ".twin.json"  # in a twin's folder: what it was made with, and the same until it is whole
+TWIN, TWIN_BEGUN = "twin.json", ".twin.json"  # in a twin's folder: what it was made with; the same until it is whole
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Split:
 class Reading:
     """What a reader found: splits by name, and how many entries it left out, by reason.
 
-    `counted`: what is compared with `expected` in place of the size of a split, where a reader samples or makes utterances.
+    `counted`: what is compared with `expected` in place of a split's size, where a reader samples or makes utterances.
     """
 
     splits: dict[str, Split]
@@ -115,7 +115,7 @@ class PublishedCorpus:
         return None
 
     def from_row(self, row: dict, split: str, task: str, options) -> Utterance | list[Utterance] | None:
-        """One row of the hub's version, `audio` left empty; a list where one row makes several; None: left out, counted."""
+        """One row of the hub's version, `audio` left empty; a list where it makes several; None: left out, counted."""
         raise NotImplementedError
 
     def write_twin(self, root: Path, seed: int, nj: int):
@@ -228,8 +228,8 @@ class PublishedCorpus:
             log.warning("%s %s is not the release: %s", self.name, task, "; ".join(wrong))
         elif wrong:
             raise SpeechMergeError(f"{request.root}: {self.name} {task} is not the whole release: {'; '.join(wrong)}"
-                                   f"{'; left out: ' + skipped if skipped else ''}. Complete the download, or, if this is "
-                                   "what you want, give --param allow_incomplete=true")
+                                   f"{'; left out: ' + skipped if skipped else ''}. Complete the download, or, if this "
+                                   "is what you want, give --param allow_incomplete=true")
 
     def write(self, output_dir: Path, task: str, reading: Reading, options) -> list[Path]:
         made, counts = [], {}
@@ -255,11 +255,12 @@ class PublishedCorpus:
 
 
 def whole_tables(utterances: dict[str, Utterance], directory: Path) -> dict[str, Utterance]:
-    """Without optional tables that say something of some utterances only: a table has a line for each or is not there."""
+    """Without optional tables that know some utterances only: a table has a line for each or is not there."""
     for name in OPTIONAL:
         known = [id for id, utterance in utterances.items() if name in utterance.labels]
         if known and len(known) < len(utterances):
-            log.warning("%s: no utt2%s, it is known of %d of %d utterances", directory, name, len(known), len(utterances))
+            counts = (len(known), len(utterances))
+            log.warning("%s: no utt2%s, it is known of %d of %d utterances", directory, name, *counts)
             for id in known:
                 labels = {key: value for key, value in utterances[id].labels.items() if key != name}
                 utterances[id] = dataclasses.replace(utterances[id], labels=labels)
@@ -278,9 +279,9 @@ def check_audio(corpus, reading: Reading, request: Request):
         return
     first = min(absent or empty)
     if not request.allow_incomplete:
-        raise SpeechMergeError(f"{request.root}: {corpus.name} is incomplete: of {len(audio)} audio files {len(absent)} are "
-                               f"missing and {len(empty)} empty, the first is {first}. Complete the download, or leave "
-                               "them out with --param allow_incomplete=true")
+        raise SpeechMergeError(f"{request.root}: {corpus.name} is incomplete: of {len(audio)} audio files "
+                               f"{len(absent)} are missing and {len(empty)} empty, the first is {first}. Complete the "
+                               "download, or leave them out with --param allow_incomplete=true")
     for split in reading.splits.values():
         for reason, paths in (("audio file missing", absent), ("audio file empty", empty)):
             gone = [id for id, utterance in split.utterances.items() if utterance.audio in paths]

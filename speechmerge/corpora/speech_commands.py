@@ -30,7 +30,8 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
 
 KEYWORDS = "yes no up down left right on off stop go".split()
-WORDS = {"v1": KEYWORDS + "bed bird cat dog eight five four happy house marvin nine one seven sheila six three tree two wow zero".split()}
+WORDS = {"v1": [*KEYWORDS, *("bed bird cat dog eight five four happy house marvin nine one seven sheila six "
+                             "three tree two wow zero").split()]}
 WORDS["v2"] = WORDS["v1"] + "backward forward follow learn visual".split()
 NUMBERS = {"v1": "0.01", "v2": "0.02"}
 UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"
@@ -39,6 +40,7 @@ RELEASE = {"v1": {"train": 51088, "dev": 6798, "test": 6835, "archive": 3081},
            "v2": {"train": 84843, "dev": 9981, "test": 11005, "archive": 4890}}
 SHARES = {"train": (0, 0.8), "dev": (0.8, 0.9), "test": (0.9, 1)}  # of each noise recording
 CLIP = 1.0  # seconds of silence
+CHOICES = {"version": tuple(NUMBERS), "split": ("lists", "hash"), "test": ("auto", "archive", "list")}
 NAME = re.compile(r"([0-9a-f]+)_nohash_(\d+)")
 HASHES = 2**27  # of the publisher's split function
 URL = "http://download.tensorflow.org/data"
@@ -58,9 +60,9 @@ class SpeechCommands(PublishedCorpus):
     class Options:
         """version: v1 (0.01) or v2 (0.02). classes: 12, or all words: 30 of v1, 35 of v2.
 
-        split: by the `lists` of the release or by `hash` of the speaker. test: the `archive` of twelve classes, the testing
-        `list`, or `auto`: archive for 12 classes, else list. unknown, silence: how many of these in train and dev, in percent
-        of the ten words together (10: as many as of one word); unknown=all takes all, as SUPERB does.
+        split: by the `lists` of the release or by `hash` of the speaker. test: the `archive` of twelve classes, the
+        testing `list`, or `auto`: archive for 12 classes, else list. unknown, silence: how many of these in train and
+        dev, in percent of the ten words together (10: as many as of one word); unknown=all takes all, as SUPERB does.
         """
 
         version: str = "v2"
@@ -71,11 +73,13 @@ class SpeechCommands(PublishedCorpus):
         silence: float = 10.0
 
         def __post_init__(self):
-            for name, known in (("version", NUMBERS), ("split", ("lists", "hash")), ("test", ("auto", "archive", "list"))):
-                if getattr(self, name) not in known:
-                    raise UsageError(f"speech_commands: {name} {getattr(self, name)!r}; {nearest(getattr(self, name), known)}")
-            if self.classes not in (12, len(WORDS[self.version])):
-                raise UsageError(f"speech_commands: classes {self.classes}; {self.version} has 12 or {len(WORDS[self.version])}")
+            for name, known in CHOICES.items():
+                value = getattr(self, name)
+                if value not in known:
+                    raise UsageError(f"speech_commands: {name} {value!r}; {nearest(value, known)}")
+            most = len(WORDS[self.version])
+            if self.classes not in (12, most):
+                raise UsageError(f"speech_commands: classes {self.classes}; {self.version} has 12 or {most}")
             if self.classes != 12 and self.test == "archive":
                 raise UsageError("speech_commands: the test archive has 12 classes; use test=list")
             if self.unknown != "all" and not re.fullmatch(r"\d+(\.\d+)?", self.unknown):
@@ -91,7 +95,8 @@ class SpeechCommands(PublishedCorpus):
     def archives(self, options) -> list[Archive]:
         names = [f"speech_commands_v{NUMBERS[options.version]}"]
         names += [f"speech_commands_test_set_v{NUMBERS[options.version]}"] * options.archive
-        return [Archive(f"{URL}/{name}.tar.gz", f"{name}/{'testing_list.txt' if number == 0 else UNKNOWN}", into=name,
+        last = ("zero", "yes")  # of the folders of each, so that it is there when all are
+        return [Archive(f"{URL}/{name}.tar.gz", f"{name}/{last[number]}", into=name,
                         md5={"speech_commands_v0.01": "3cd23799cb2bbdec517f1cc028f8d43c",
                              "speech_commands_v0.02": "6b74f3901214cb2c2934e98196829835"}.get(name))
                 for number, name in enumerate(names)]
@@ -120,11 +125,12 @@ class SpeechCommands(PublishedCorpus):
 
     def hub(self, task, options) -> Hub:
         if options.split == "hash" or options.archive != (options.classes == 12):
-            raise UsageError("speech_commands: on Hugging Face there are the splits of the lists, with the test archive; "
-                             "use source=files for split=hash and test=list")
+            raise UsageError("speech_commands: on Hugging Face there are the splits of the lists, with the test "
+                             "archive for 12 classes; use source=files")
         config = f"v{NUMBERS[options.version]}"
         parts = {"train": "train", "dev": "validation", "test": "test"}
-        return Hub("google/speech_commands", {split: [Part(config, part)] for split, part in parts.items()}, names=("label",))
+        parts = {split: [Part(config, part)] for split, part in parts.items()}
+        return Hub("google/speech_commands", parts, names=("label",))
 
     def from_row(self, row, split, task, options) -> Utterance | list[Utterance] | None:
         """Noise recordings give as many clips as they have whole seconds; nothing is sampled."""
@@ -154,26 +160,28 @@ def utterance(id: str, audio: str, label: str, segment=None, speaker: str = "noi
 
 
 def read_words(folder: Path, options, skipped: Counter) -> dict[str, list[Utterance]]:
-    """{split: words}, labelled with the word itself. Only the release's own files, not what others have put beside them."""
-    missing = [word for word in WORDS[options.version] if not (folder / word).is_dir()]
+    """{split: words}, labelled with the word itself. Only the release's own files, not what others put beside them."""
+    words = WORDS[options.version]
+    missing = [word for word in words if not (folder / word).is_dir()]
     if missing:
-        raise SpeechMergeError(f"{folder}: no folder {missing[0]!r} ({len(missing)} of {len(WORDS[options.version])} words are not "
+        raise SpeechMergeError(f"{folder}: no folder {missing[0]!r} ({len(missing)} of {len(words)} words are not "
                                "there); unpack the archive again, or give another --param version")
-    listed = {split: read_list(folder / name) for split, name in (("dev", "validation_list.txt"), ("test", "testing_list.txt"))}
+    listed = {"dev": read_list(folder / "validation_list.txt"), "test": read_list(folder / "testing_list.txt")}
     splits, seen = {"train": [], "dev": [], "test": []}, set()
-    for word in WORDS[options.version]:
+    for word in words:
         for path in sorted((folder / word).glob("*.wav")):
             match, name = NAME.fullmatch(path.stem), f"{word}/{path.name}"
             if not match:
                 skipped["file with another name"] += not path.name.startswith(".")
                 continue
             seen.add(name)
-            split = hash_split(match[1]) if options.split == "hash" else next((s for s in listed if name in listed[s]), "train")
+            by_list = next((split for split, names in listed.items() if name in names), "train")
+            split = hash_split(match[1]) if options.split == "hash" else by_list
             splits[split].append(utterance(f"{match[1]}-{word}-{match[2]}", str(path), word, None, match[1]))
     absent = sorted((listed["dev"] | listed["test"]) - seen)
     if absent:
-        raise SpeechMergeError(f"{folder}: {len(absent)} files of validation_list.txt and testing_list.txt are missing, the first "
-                               f"is {absent[0]}; unpack the archive again")
+        raise SpeechMergeError(f"{folder}: {len(absent)} files of validation_list.txt and testing_list.txt are "
+                               f"missing, the first is {absent[0]}; unpack the archive again")
     return splits
 
 
@@ -194,18 +202,19 @@ def read_archive(folder: Path) -> list[Utterance]:
     for label in KEYWORDS + [UNKNOWN, SILENCE]:
         paths = sorted(path for path in (folder / label).glob("*.wav") if not path.name.startswith("."))
         if not paths:
-            raise SpeechMergeError(f"{folder / label}: no *.wav there; expected the twelve folders of {folder.name}.tar.gz, or "
-                                   "give test=list")
+            raise SpeechMergeError(f"{folder / label}: no *.wav there; expected the twelve folders of "
+                                   f"{folder.name}.tar.gz, or give test=list")
         for path in paths:
             match = NAME.search(path.stem)
-            found.append(utterance(f"test-{label.strip('_')}-{path.stem}", str(path), label, None, match[1] if match else "noise"))
+            id, speaker = f"test-{label.strip('_')}-{path.stem}", match[1] if match else "noise"
+            found.append(utterance(id, str(path), label, None, speaker))
     return found
 
 
 def twelve_classes(words: list[Utterance], split: str, noise: Path, options) -> list[Utterance]:
     """Ten words, a sample of the others as unknown, and stretches of noise as silence."""
     known = [u for u in words if u.labels["keyword"] in KEYWORDS]
-    others = sorted((u for u in words if u.labels["keyword"] not in KEYWORDS), key=lambda u: (u.labels["keyword"], u.id))
+    others = [u for u in words if u.labels["keyword"] not in KEYWORDS]  # word by word, as they were read
     if options.unknown != "all":
         others = every(others, math.ceil(len(known) * float(options.unknown) / 100))
     unknown = [utterance(u.id, u.audio, UNKNOWN, None, u.speaker) for u in others]
@@ -221,13 +230,15 @@ def silence(folder: Path, split: str, count: int) -> list[Utterance]:
     """`count` stretches of a second, evenly spread over a split's share of the noise recordings; they may overlap."""
     paths = sorted(path for path in folder.glob("*.wav") if not path.name.startswith("."))
     if count and not paths:
-        raise SpeechMergeError(f"{folder}: no noise recordings to cut silence from; unpack the archive again, or give silence=0")
+        raise SpeechMergeError(f"{folder}: no noise recordings to cut silence from; unpack the archive again, or give "
+                               "silence=0")
     found = []
     for place, path in enumerate(paths):
         number = len(range(place, count, len(paths)))
         first, last = (share * soundfile.info(path).duration for share in SHARES[split])
         if number and last - first < CLIP:
-            raise SpeechMergeError(f"{path}: {last - first:.1f} s of it are for {split}, expected at least {CLIP:g}; copy it again")
+            raise SpeechMergeError(f"{path}: {last - first:.1f} s of it are for {split}, expected at least {CLIP:g}; "
+                                   "copy it again")
         starts = [round(first + (last - first - CLIP) * i / max(1, number - 1), 4) for i in range(number)]
         found += [utterance(f"silence-{path.stem}-{split}-{i:04d}", str(path), SILENCE, (start, round(start + CLIP, 4)))
                   for i, start in enumerate(starts)]
@@ -256,7 +267,8 @@ def write_twin(root: Path, seed: int, nj: int):
     for number, name in enumerate(NOISES):
         write_noise(root / folder / NOISE / f"{name}.wav", 20, f"{seed}:{number}", smooth=4 * number + 1)
     for number in range(TWIN["test"][0]):
-        write_noise(root / f"speech_commands_test_set_v0.02/{SILENCE}/{number}.wav", 1, f"{seed}:test:{number}", smooth=number + 2)
+        path = root / f"speech_commands_test_set_v0.02/{SILENCE}/{number}.wav"
+        write_noise(path, 1, f"{seed}:test:{number}", smooth=number + 2)
 
 
 def twin_speakers(split: str, rng) -> list[tuple[str, object]]:

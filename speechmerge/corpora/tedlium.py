@@ -4,9 +4,9 @@
     speechmerge prepare --corpus tedlium --param partition=speaker-adaptation unknown=skip
     speechmerge prepare --corpus tedlium --param release=2
 
-An STM line is `file channel speaker start end <label> words`, fields apart by any white space. An utterance is a stretch
-of its talk (`segments`); stage 2 cuts it out. Transcripts become plain text as Kaldi's recipe does it: what is not to be
-scored is left out, `it 's` is joined, marks of noise and variants `(2)` go.
+An STM line is `file channel speaker start end <label> words`, fields apart by any white space. An utterance is a
+stretch of its talk (`segments`); stage 2 cuts it out. Transcripts become plain text as Kaldi's recipe does it: what is
+not to be scored is left out, `it 's` is joined, marks of noise and variants `(2)` go.
 """
 import random
 import re
@@ -48,7 +48,7 @@ class TedLium(PublishedCorpus):
 
     @dataclass(frozen=True)
     class Options:
-        """release: 3 or 2. partition of release 3: `legacy`, whose dev and test are those of release 2, or `speaker-adaptation`.
+        """release: 3 or 2. partition of 3: `legacy`, with the dev and test of release 2, or `speaker-adaptation`.
 
         speaker: the `talk`, as Kaldi and lhotse have it, or the speaker of the `stm`. unknown: what becomes of `<unk>`,
         words that nobody wrote down: `remove` or `keep` the mark, or `skip` the utterance.
@@ -75,7 +75,8 @@ class TedLium(PublishedCorpus):
         top = root / FOLDERS[options.release]
         base = top / options.partition if options.release == "3" else top
         skipped = Counter()
-        return Reading({split: Split(read_split(base / split, top / "data", skipped, options)) for split in SPLITS}, skipped)
+        found = {split: read_split(base / split, top / "data", skipped, options) for split in SPLITS}
+        return Reading({split: Split(utterances) for split, utterances in found.items()}, skipped)
 
     def hub(self, task, options) -> Hub:
         if options.partition != "legacy" or options.speaker != "talk":
@@ -99,14 +100,15 @@ class TedLium(PublishedCorpus):
         rng, talks = random.Random(f"tedlium:{seed}"), {}
         for split, (count, each) in TALKS.items():
             for number, speaker in enumerate(voices(split)[:count]):
-                name = f"{speaker.variant.capitalize()}{rng.choice(('Lane', 'Okafor', 'Berg', 'Moreau'))}_{2004 + number % 9}"
+                surname = rng.choice(("Lane", "Okafor", "Berg", "Moreau"))
+                name = f"{speaker.variant.capitalize()}{surname}_{2004 + number % 9}"
                 texts = tuple(twin_text(place, split, rng) for place in range(each))
                 path = f"TEDLIUM_release-3/legacy/{split}/sph/{name}.sph"
                 talks[path] = Spoken(path, texts, "en", speaker, longest=3.2, seed=seed, channel="telephone")
         times = speak(root, list(talks.values()), nj)
         for path, talk in talks.items():
             write_stm(root / path.replace("sph", "stm"), talk, times[path])
-        write_lines(root / "TEDLIUM_release-3/README", ["A spoken miniature of TED-LIUM 3: no talk of it was ever held."])
+        write_lines(root / "TEDLIUM_release-3/README", ["A spoken miniature of TED-LIUM 3: no such talk was held."])
 
 
 def read_split(folder: Path, data: Path, skipped: Counter, options) -> dict[str, Utterance]:
@@ -123,7 +125,7 @@ def read_split(folder: Path, data: Path, skipped: Counter, options) -> dict[str,
                 continue
             talk, utterance = found
             if utterance.id in utterances:
-                raise SpeechMergeError(f"{path}:{number}: {utterance.id} occurs twice, expected each stretch of a talk once")
+                raise SpeechMergeError(f"{path}:{number}: {utterance.id} occurs twice, expected it once")
             utterances[utterance.id] = with_audio(utterance, talk, folder / "sph", data / "sph")
     return utterances
 
@@ -142,18 +144,19 @@ def read_line(place: str, line: str, skipped: Counter, options) -> tuple[str, Ut
         talk, channel, speaker, start, end = fields[:5]
         start, end = float(start), float(end)
     except ValueError as error:
-        raise SpeechMergeError(f"{place}: found {line[:80]!r}, expected `talk channel speaker start end <label> words`") from error
+        raise SpeechMergeError(f"{place}: found {line[:80]!r}, expected "
+                               "`talk channel speaker start end <label> words`") from error
     if channel not in ("1", "A"):
         raise SpeechMergeError(f"{place}: channel {channel!r}, expected 1: the recordings have one")
     label, text = split_label(fields[5] if len(fields) > 5 else "")
     plain = plain_text(text, options.unknown)
-    reason = "not scored" if is_ignored(text) else "without words" if not plain else "without length" if end <= start else None
-    if reason:
-        skipped[reason] += 1
+    if not plain or end <= start:
+        skipped["not scored" if is_ignored(text) else "without length" if plain else "without words"] += 1
         return None
     labels = {"gender": GENDERS[label]} if label in GENDERS else {}
     id = f"{talk}-{round(start * 100):07d}-{round(end * 100):07d}"
-    return talk, Utterance(id, "", plain, talk if options.speaker == "talk" else speaker, "en", end - start, labels, (start, end))
+    speaker = talk if options.speaker == "talk" else speaker
+    return talk, Utterance(id, "", plain, speaker, "en", end - start, labels, (start, end))
 
 
 def split_label(rest: str) -> tuple[str, str]:
@@ -195,7 +198,8 @@ def write_stm(path: Path, talk: Spoken, times):
     if split != "train":
         lines += [";; LABEL \"o\" \"Overall\" \"\"", f"{name} 1 inter_segment_gap 0 0.01 <o,,unknown> {IGNORED}"]
     for number, ((start, end), text) in enumerate(zip(times, talk.texts)):
-        text = ("<unk> " + text, text + " <sil>", "{NOISE} " + text, text + f" ({name})", re.sub(r"^(\w+)", r"\1(2)", text))[number % 5]
+        variant = re.sub(r"^(\w+)", r"\1(2)", text)
+        text = (f"<unk> {text}", f"{text} <sil>", f"{{NOISE}} {text}", f"{text} ({name})", variant)[number % 5]
         apart = "\t" if number % 3 == 2 else " "
         lines.append(apart.join([name, "1", name, f"{start:.2f}", f"{end:.2f}", label, text]))
     write_lines(path, lines)

@@ -1,6 +1,6 @@
 """What the miniatures of published corpora share: espeak-ng speech in the corpus's own file formats.
 
-    speak(root, [Spoken("LibriSpeech/dev-clean/84/121123/84-121123-0000.flac", "go to the market", "en", voices("dev")[0])])
+    speak(root, [Spoken("dev-clean/84/121123/84-121123-0000.flac", "go to the market", "en", voices("dev")[0])])
 
 The suffix decides the format: wav, flac, mp3, sph (NIST SPHERE), m4a. Equal lists give equal bytes; files that are
 there are kept, so a killed twin goes on.
@@ -71,7 +71,8 @@ def speak(root, spoken: list[Spoken], nj: int = 1) -> dict[str, list[tuple[float
         return speak_share(root, todo)
     shares = [(root, todo[i::nj]) for i in range(nj)]
     with multiprocessing.get_context("spawn").Pool(nj) as pool:
-        return {path: times for found in pool.starmap(speak_share, shares, chunksize=1) for path, times in found.items()}
+        done = pool.starmap(speak_share, shares, chunksize=1)
+    return {path: times for found in done for path, times in found.items()}
 
 
 def speak_share(root: Path, spoken: list[Spoken]) -> dict[str, list[tuple[float, float]]]:
@@ -93,8 +94,8 @@ def say(synthesizer: Synthesizer, item: Spoken) -> tuple[np.ndarray, list[tuple[
     for number, text in enumerate(item.texts):
         key = f"{item.path}:{number}"
         delivery = item.delivery or item.speaker.delivery(random.Random(key))
-        request = Request(key, text, item.language, item.speaker.name, item.speaker.variant, delivery, {}, item.longest, item.seed,
-                          item.channel)
+        request = Request(key, text, item.language, item.speaker.name, item.speaker.variant, delivery, {}, item.longest,
+                          item.seed, item.channel)
         samples = render(synthesizer, request)
         if number:
             parts.append(pause)
@@ -114,7 +115,8 @@ def write(path: Path, samples: np.ndarray, rate: int):
     if path.suffix == ".m4a":
         write_aac(beside, samples, rate)
     elif path.suffix in FORMATS:
-        soundfile.write(beside, samples, rate, format=FORMATS[path.suffix], subtype="PCM_16" if path.suffix in PCM else None)
+        subtype = "PCM_16" if path.suffix in PCM else None
+        soundfile.write(beside, samples, rate, format=FORMATS[path.suffix], subtype=subtype)
     else:
         raise ValueError(f"{path}: no such audio format; known: {', '.join([*FORMATS, '.m4a'])}")
     os.replace(beside, path)
@@ -130,7 +132,8 @@ def write_aac(path: Path, samples: np.ndarray, rate: int):
     try:
         import av
     except ImportError as error:
-        raise SpeechMergeError(f"{path}: PyAV, which writes m4a, is missing; run: pip install 'speechmerge[av]'") from error
+        raise SpeechMergeError(f"{path}: PyAV, which writes m4a, is missing; "
+                               "run: pip install 'speechmerge[av]'") from error
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("aac", rate=rate, layout="mono", bit_rate=48000)
         frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
