@@ -1,4 +1,4 @@
-"""The frame of published corpora: options, missing and incomplete corpora, downloads, the hub's versions, own readers."""
+"""The frame of published corpora: options, missing and incomplete corpora, downloads, the hub, own readers."""
 import hashlib
 import http.server
 import io
@@ -299,11 +299,13 @@ def tar(path, members, **more):
 def test_a_download_is_checked_unpacked_and_done_once(server, tmp_path):
     tar(tmp_path / "web/a.tar.gz", {"tiny/train/yes.txt": b"yes", "tiny/README": b"1"})
     tar(tmp_path / "web/b.tar.gz", {"tiny/test/no.txt": b"no", "tiny/README": b"2"})
-    md5, sha256 = (hashlib.new(kind, (tmp_path / "web/a.tar.gz").read_bytes()).hexdigest() for kind in ("md5", "sha256"))
-    archives = [Archive(f"{server.url}/a.tar.gz", "tiny/train", md5=md5, sha256=sha256), Archive(f"{server.url}/b.tar.gz", "tiny/test")]
+    data = (tmp_path / "web/a.tar.gz").read_bytes()
+    sums = {kind: hashlib.new(kind, data).hexdigest() for kind in ("md5", "sha256")}
+    archives = [Archive(f"{server.url}/a.tar.gz", "tiny/train", **sums), Archive(f"{server.url}/b.tar.gz", "tiny/test")]
     for _ in range(2):
         fetch_all(archives, tmp_path / "got")
-    assert (tmp_path / "got/tiny/train/yes.txt").read_text() == "yes" and (tmp_path / "got/tiny/test/no.txt").read_text() == "no"
+    assert (tmp_path / "got/tiny/train/yes.txt").read_text() == "yes"
+    assert (tmp_path / "got/tiny/test/no.txt").read_text() == "no"
     assert server.asked == [None, None]
     assert not list((tmp_path / "got").glob(".*"))
 
@@ -372,8 +374,9 @@ def test_zips_single_files_and_archives_without_a_folder(server, tmp_path):
     with zipfile.ZipFile(tmp_path / "web/a.zip", "w") as file:
         file.writestr("x.txt", "1")
     (tmp_path / "web/list.txt").write_text("a b\n")
-    fetch_all([Archive(f"{server.url}/a.zip", "v1/x.txt", into="v1"), Archive(f"{server.url}/list.txt", "v1/meta/list.txt", unpack=False)],
-              tmp_path / "got")
+    archives = [Archive(f"{server.url}/a.zip", "v1/x.txt", into="v1"),
+                Archive(f"{server.url}/list.txt", "v1/meta/list.txt", unpack=False)]
+    fetch_all(archives, tmp_path / "got")
     assert (tmp_path / "got/v1/x.txt").read_text() == "1" and (tmp_path / "got/v1/meta/list.txt").read_text() == "a b\n"
 
 
@@ -397,8 +400,10 @@ class OnHub(Tiny):
 
     def from_row(self, row, split, task, options):
         if row["label"] == "noise":
-            return [Utterance(f"{row['id']}-{n}", "", None, "s", "en", None, {"keyword": "no"}, (n / 10, n / 10 + 0.1)) for n in range(2)]
-        return Utterance(row["id"], "", None, "s", "en", None, {"keyword": row["label"]}) if row["id"] != "skip" else None
+            spans = [(n / 10, n / 10 + 0.1) for n in range(2)]
+            return [Utterance(f"{row['id']}-{n}", "", None, "s", "en", None, {"keyword": "no"}, span)
+                    for n, span in enumerate(spans)]
+        return None if row["id"] == "skip" else Utterance(row["id"], "", None, "s", "en", None, {"keyword": row["label"]})
 
     def expected(self, task, options):
         return {}
@@ -448,8 +453,10 @@ def test_what_goes_wrong_with_the_hub(repository, tmp_path, monkeypatch):
             return Utterance(str(row[self.id]), "", None, "s")
 
     for config, audio, id, message in (
-            ("v2", "audio", "id", "v2, split train.: cannot be read .*v2.*hub_id"), ("v1", "sound", "id", "no column 'sound', found id, label"),
-            ("v1", "audio", "name", "row 0 of train has no column 'name', found id"), ("v1", "audio", "label", "id 0 occurs twice")):
+            ("v2", "audio", "id", "v2, split train.: cannot be read .*v2.*hub_id"),
+            ("v1", "sound", "id", "no column 'sound', found id, label"),
+            ("v1", "audio", "name", "row 0 of train has no column 'name', found id"),
+            ("v1", "audio", "label", "id 0 occurs twice")):
         Other.config, Other.audio, Other.id = config, audio, id
         with pytest.raises(SpeechMergeError, match=message):
             Other().prepare(tmp_path / "data", source="hf", hub_id=str(repository), streaming=True)
@@ -495,7 +502,8 @@ def test_a_corpus_in_a_file_of_ones_own(tmp_path, capsys):
 
 
 def test_own_files_that_cannot_be_used(tmp_path):
-    for text, message in (("import nothing_of_that_name", "cannot be loaded .ModuleNotFoundError"), ("def", "SyntaxError"), ("x = 1", "found none"),
+    for text, message in (("import nothing_of_that_name", "cannot be loaded .ModuleNotFoundError"),
+                          ("def", "SyntaxError"), ("x = 1", "found none"),
                           (OWN.format(name="librispeech", text="1"), "registered twice")):
         (tmp_path / "own.py").write_text(text)
         with pytest.raises(UsageError, match=message):

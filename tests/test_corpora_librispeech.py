@@ -132,6 +132,29 @@ def test_rows_of_the_hub():
                      "test_other": [("other", "test")]}
 
 
+def test_the_hubs_parquet(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "hub/clean").mkdir(parents=True)
+    soundfile.write(tmp_path / "a.flac", [0.1] * 8000, 16000)
+    audio, places = {"bytes": (tmp_path / "a.flac").read_bytes(), "path": "a.flac"}, []
+    for number, split in enumerate(("train.100", "validation", "test")):
+        row = {"file": "a.flac", "audio": audio, "text": "ALSO A", "speaker_id": 121 + number, "id": f"{121 + number}-1-0000"}
+        rows = datasets.Dataset.from_list([row]).cast_column("audio", datasets.Audio(sampling_rate=16000))
+        rows.to_parquet(tmp_path / f"hub/clean/{split}-0.parquet")
+        places.append(f"  - split: {split}\n    path: clean/{split}-*\n")
+    (tmp_path / "hub/README.md").write_text("---\nconfigs:\n- config_name: clean\n  data_files:\n" + "".join(places) + "---\n")
+    for streaming in (False, True):
+        made = CORPORA.get("librispeech")().prepare(tmp_path / f"data{streaming}", source="hf", hub_id=str(tmp_path / "hub"),
+                                                    streaming=streaming, allow_incomplete=True)
+        found = [next(iter(DataDir.read(path).utterances.values())) for path in made]
+        assert [(path.name, u.id, u.text) for path, u in zip(made, found)] == [
+            ("train", "121-1-0000", "also a"), ("dev", "122-1-0000", "also a"), ("test", "123-1-0000", "also a")]
+        assert all(soundfile.info(u.audio).frames == 8000 for u in found)
+    with pytest.raises(SpeechMergeError, match="train: found 1, expected 28539"):
+        CORPORA.get("librispeech")().prepare(tmp_path / "data", source="hf", hub_id=str(tmp_path / "hub"))
+
+
 def test_the_twin(tmp_path):
     reader = CORPORA.get("librispeech")()
     made = [reader.prepare(tmp_path / name, corpus_dir=tmp_path / f"corpus_{name}", mini=True, seed=3, more="test-other") for name in "ab"][0]
