@@ -2,8 +2,8 @@
 
     sentence("hi", "test", random.Random(1))      # "आज पत्रकार किताब लाता है"
 
-So the base gets one word in eight or so wrong, and some dozen sentences can teach an adapter these words. Each sentence
-belongs to one of train, dev and test by a hash of its text, as those of the mini corpus do.
+So the base has errors in every language, and not in every sentence. Each sentence belongs to one of train, dev and test
+by a hash of its text, as those of the mini corpus do.
 """
 import random
 from functools import lru_cache
