@@ -183,7 +183,7 @@ def test_missing_decoder(corpus, tmp_path, monkeypatch):
 
     monkeypatch.delitem(sys.modules, "av")
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(SpeechMergeError, match=r"PyAV.*pip install 'speechmerge\[asterisk\]'"):
+    with pytest.raises(SpeechMergeError, match=r"PyAV.*pip install 'speechmerge\[av\]'"):
         prepare(corpus, tmp_path / "data")
 
 

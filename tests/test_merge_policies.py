@@ -208,7 +208,7 @@ def test_keys_are_texts_so_that_metadata_can_be_sorted():
 
 
 def test_every_policy_and_transform_says_what_it_is():
-    assert set(POLICIES.names()) == {"scalar", "per_layer", "per_module", "lines"}
+    assert set(POLICIES.names()) == {"scalar", "per_layer", "per_module", "lines", "table"}
     assert set(TRANSFORMS.names()) == {"identity", "layer_l2_normalize", "trim", "truncate"}
     for registry in (POLICIES, TRANSFORMS):
         assert all(registry.get(name).__doc__ for name in registry.names())

@@ -147,9 +147,7 @@ def test_points_by_key_path():
 
 
 @pytest.mark.parametrize("values, verb, message", [
-    ({"optimizer": "supermerge"}, "merge",
-     "optimizer.type: found supermerge, but learned coefficients are not available in this version"),
-    ({"optimizer": "adamerging"}, "merge-sweep", "optimizer.type: found adamerging, but learned"),
+    ({"optimizer": "adamerging"}, "merge-sweep", "optimizer.type: adamerging learns coefficients by itself; run `speechmerge merge`"),
     ({"optimizer": "bayes"}, "merge",
      "optimizer.type: bayes is a search over decoded results; run `speechmerge merge-sweep`"),
 ])

@@ -19,12 +19,10 @@ from speechmerge.bank.layers import Changes, Stack, check_module
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merge.base import common_base
 from speechmerge.merge.delta import LowRank, concatenate
-from speechmerge.merge.layers import block_of
+from speechmerge.merge.layers import GROUPINGS, block_of, group_of
 from speechmerge.merge.read import read
 from speechmerge.merge.task_vector import TaskVector, check_shapes
 from speechmerge.registry import nearest
-
-GROUPINGS = ("module", "block")
 
 
 class AdapterBank:
@@ -125,7 +123,7 @@ class AdapterBank:
     def _build(self):
         self.remove()
         self.parameters = sorted({name for vector in self.vectors.values() for name in vector.deltas})
-        keys = [self._group(name) for name in self.parameters]
+        keys = [group_of(name, self.group_by) for name in self.parameters]
         self.groups = list(dict.fromkeys(keys))
         self.group_of = {name: self.groups.index(key) for name, key in zip(self.parameters, keys)}
         self.stacks, self.group_at, changes = {}, {}, {}  # by name of the module
@@ -137,12 +135,6 @@ class AdapterBank:
         for owner, group in self.group_at.items():
             hook = self._hook(owner, group, self.stacks.get(owner), changes.get(owner))
             self.hooks.append(modules[owner].register_forward_hook(hook, with_kwargs=True))
-
-    def _group(self, name: str) -> str:
-        block = block_of(name)
-        if self.group_by == "module":
-            return name.rpartition(".")[0]
-        return f"{block[0]}.{block[1]}" if block else "outside"
 
     def _owners(self, name: str):
         """(module's name, module, the parameter's own name) of every module that holds the parameter: tied ones too."""

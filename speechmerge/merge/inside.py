@@ -9,7 +9,6 @@ import threading
 import weakref
 
 from speechmerge.errors import UsageError
-from speechmerge.merge.config.checks import mapping
 from speechmerge.merge.core_space import all_low_rank, largest_rank
 from speechmerge.merge.delta import Computed, Delta, Dense
 from speechmerge.merge.method import Method
@@ -17,29 +16,11 @@ from speechmerge.merge.parameters import LAMBDA, Parameter
 from speechmerge.merge.registry import METHODS
 
 
-class Word(Parameter):
-    def _expected(self):
-        return "word"
-
-    def _convert(self, value):
-        if not isinstance(value, str):
-            raise ValueError(value)
-        return value
-
-
-class Mapping(Parameter):
-    def _expected(self):
-        return "{parameter: value, ...}"
-
-    def _convert(self, value):
-        return dict(mapping(self.name, value))
-
-
-PARAMS = Mapping("inner_params", dict, {}, "parameters of the inner method")
+PARAMS = Parameter("inner_params", dict, {}, "parameters of the inner method")
 
 
 def inner(default) -> Parameter:
-    return Word("inner", str, default, "the method that is applied to the coordinates")
+    return Parameter("inner", str, default, "the method that is applied to the coordinates")
 
 
 class Inside(Method):
@@ -49,7 +30,7 @@ class Inside(Method):
 
     def __init__(self, name, labels, params, policy=None):
         given = dict(params)
-        inner_params = PARAMS.read(given.pop("inner_params", None) or {})
+        inner_params = dict(PARAMS.read(given.pop("inner_params", None) or {}))
         super().__init__(name, labels, given, policy)
         entry = METHODS.get(self.values["inner"])
         if issubclass(entry, Inside):

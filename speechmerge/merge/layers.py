@@ -21,6 +21,7 @@ CONTAINERS = {"layers", "layer", "blocks", "block", "h", "encoders", "decoders"}
 NO_BLOCKS = re.compile(r"pos_conv.*|adapter|.*(pre|post)net|feature_.*|conv.*")
 OWN_PARTS = ("frontend", "audio_tower", "visual", "talker")  # stronger than encoder and decoder
 LANGUAGE_MODELS = ("language_model", "thinker")
+GROUPINGS = ("module", "block")  # what one layer of layer-wise coefficients is
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -33,6 +34,14 @@ def block_of(name: str) -> tuple[str, int] | None:
                 return None
             return _part(words[:place], word), int(number)
     return None
+
+
+def group_of(name: str, group_by: str = "module") -> str:
+    """What the parameter `name` shares its coefficients with: its module, or its block (`encoder.3`, else `outside`)."""
+    if group_by == "module":
+        return name.rpartition(".")[0]
+    block = block_of(name)
+    return f"{block[0]}.{block[1]}" if block else "outside"
 
 
 def _part(path: list[str], container: str) -> str:

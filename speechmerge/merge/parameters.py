@@ -10,7 +10,7 @@ REQUIRED = object()  # the default of a parameter that has none
 
 @dataclass(frozen=True)
 class Parameter:
-    """`kind` is float, int, bool, "floats" (one number per adapter) or a tuple of allowed words. Bounds are inclusive,
+    """`kind` is float, int, bool, str, "floats" (one number per adapter), dict or a tuple of allowed words. Bounds are inclusive,
     except `high` where `open_high`. A default of None means: not used unless given."""
 
     name: str
@@ -29,7 +29,8 @@ class Parameter:
     def _expected(self) -> str:
         if isinstance(self.kind, tuple):
             return " | ".join(self.kind)
-        words = {"floats": "one number per adapter", float: "number", int: "integer", bool: "true or false"}
+        words = {"floats": "one number per adapter", float: "number", int: "integer", bool: "true or false", str: "word",
+                 dict: "{key: value, ...}"}
         kind = words[self.kind]
         if self.low == -math.inf and self.high == math.inf:
             return kind
@@ -55,8 +56,8 @@ class Parameter:
             if isinstance(value, str):
                 value = value.split(",")
             return [self._bounded(float(item)) for item in ([value] if isinstance(value, (int, float)) else value)]
-        if self.kind is bool:
-            if not isinstance(value, bool):
+        if self.kind in (bool, str, dict):
+            if not isinstance(value, self.kind):
                 raise ValueError(value)
             return value
         if isinstance(value, bool) or (self.kind is int and float(value) != int(float(value))):

@@ -1,9 +1,9 @@
-"""speechmerge list methods | policies | transforms | tasks | corpora | models | adapters: what there is."""
+"""speechmerge list methods | policies | transforms | learners | tasks | corpora | models | adapters: what there is."""
 import inspect
 
-HELP = "print the registered methods, policies, transforms, tasks, corpora or model families, or the trained adapters"
+HELP = "print the registered methods, policies, transforms, learners, tasks, corpora or model families, or the trained adapters"
 REGISTRIES = {"methods": "speechmerge.merge:METHODS", "policies": "speechmerge.merge.registry:POLICIES",
-              "transforms": "speechmerge.merge.registry:TRANSFORMS", "tasks": "speechmerge.tasks:TASKS",
+              "transforms": "speechmerge.merge.registry:TRANSFORMS", "learners": "speechmerge.learn:LEARNERS", "tasks": "speechmerge.tasks:TASKS",
               "corpora": "speechmerge.corpora:CORPORA", "models": "speechmerge.models:FAMILIES"}
 
 
@@ -22,7 +22,7 @@ def run(args):
     for entry_name in registry.names():
         entry = registry.get(entry_name)
         print(f"{entry_name:<22} {first_line(entry)}{facts(entry)}")
-        for parameter in getattr(entry, "parameters", ()):
+        for parameter in getattr(entry, "parameters", ()) or getattr(entry, "declared", tuple)():
             print(f"{'':<24} {parameter}")
 
 

@@ -19,6 +19,8 @@ def add_arguments(parser):
     parser.add_argument("--dry-run", type=boolean, nargs="?", const=True, default=False,
                         help="print what would be done: tensors, ranks, coefficients, bytes, memory")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
+    parser.add_argument("--coefficients", metavar="FILE", help="coefficients.yaml of an earlier run that learned them")
+    parser.add_argument("--data", default="data", help="folder that holds <task>/<split>/, where coefficients are learned")
     parser.add_argument(
         "--force", type=boolean, default=False, help="merge again although it was done with the same inputs"
     )
@@ -40,6 +42,7 @@ def run(args):
     if unused := spec.unused(SEARCH_KEYS):
         logging.info("%s: for merge-sweep, not used by merge", ", ".join(unused))
     systems = find_adapters(spec.adapters, args.exp_dir)
+    spec = learned(spec, systems, args)
     merge = prepared(spec, systems)
     if args.dry_run:
         from speechmerge.merge.plan import printable
@@ -52,6 +55,23 @@ def run(args):
         print(f"already merged with the same adapters and options: {folder} (--force true merges again)")
     if args.evaluate:
         return evaluate(folder, spec, args)
+
+
+def learned(spec, systems, args):
+    """The spec with coefficients from --coefficients, or learned now where it has an optimizer that does."""
+    from speechmerge.errors import UsageError
+    from speechmerge.merge.config.spec import LEARNED
+
+    if not args.coefficients and spec.optimizer["type"] not in LEARNED:
+        return spec
+    from speechmerge.learn.run import learn, with_coefficients
+
+    if args.coefficients:
+        return with_coefficients(spec, args.coefficients)
+    if args.dry_run:
+        raise UsageError(f"--dry-run: {spec.optimizer['type']} has to learn the coefficients first; run it without, or give them "
+                         "with --coefficients FILE")
+    return learn(spec, systems, args.exp_dir, args.data, args.device, args.force)
 
 
 def prepared(spec, systems):

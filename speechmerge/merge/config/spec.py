@@ -25,7 +25,8 @@ from speechmerge.options import split_name
 from speechmerge.registry import nearest
 
 SAVED_AS = ("lora", "full", "delta", "none")
-OPTIMIZERS = ("none", "bayes", "adamerging", "gradient", "supermerge", "regret_smoothmax")
+LEARNED = ("adamerging", "gradient", "supermerge", "regret_smoothmax")  # see speechmerge.learn
+OPTIMIZERS = ("none", "bayes", *LEARNED)
 # keys that only merge-sweep reads
 SEARCH_KEYS = ("search", "eval_tasks", "split", "save_merged", "eval_subset", "constraint_nonnegative")
 RESULT_KEYS = ("save", "rank", "output_dir")  # of merge, and of the best point of merge-sweep --save-merged true
@@ -102,9 +103,10 @@ class MergeSpec:
         if kind == "bayes" and verb == "merge":
             raise UsageError("optimizer.type: bayes is a search over decoded results; run `speechmerge merge-sweep` "
                              "with this config, or set optimizer.type: none")
-        if kind not in ("none", "bayes"):
-            raise UsageError(f"optimizer.type: found {kind}, but learned coefficients are not available in this "
-                             "version; set them in method_params, or search them with `speechmerge merge-sweep`")
+        if kind in LEARNED:
+            if verb == "merge":
+                return  # what is missing is learned
+            raise UsageError(f"optimizer.type: {kind} learns coefficients by itself; run `speechmerge merge` with this config")
         for parameter in method.parameters:
             by_policy = self.lambda_policy is not None and parameter.name == method.strength
             if parameter.default is REQUIRED and parameter.name not in self.method_params and not by_policy:

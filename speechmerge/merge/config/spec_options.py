@@ -24,7 +24,7 @@ def add_arguments(parser, method: str = "uniform", searching: bool = False):
     key("--transforms", "[NAME, {name: NAME, params: ...}]",
         "what is done to each adapter before: `speechmerge list transforms`")
     key("--lambda-policy", "{type: TYPE, ...}", "the method's strength by block or module: `speechmerge list policies`")
-    key("--optimizer", "{type: none}", "how coefficients are learned; none is what there is")
+    key("--optimizer", "{type: TYPE, params: ...}", "how coefficients are learned: `speechmerge list learners`")
     parser.add_argument("--base",
                         help="folder of the base model; needed for DoRA, full models and --save full where it cannot "
                         "be found")

@@ -12,7 +12,7 @@ back. With `task` the result is that task's vector at once. The authors' code ad
 by which a bias counts as much as a matrix, and takes gamma = -1 where the sum is 0; here it is the formulas' sum, and
 gamma = 0. """
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.merge.method import Elementwise
@@ -23,20 +23,7 @@ from speechmerge.registry import nearest
 MASKS = "masks.safetensors"
 
 
-@dataclass(frozen=True)
-class Label(Parameter):
-    """The name of an adapter."""
-
-    def _expected(self):
-        return "name of an adapter"
-
-    def _convert(self, value):
-        if value is not None and not isinstance(value, str):
-            raise ValueError(value)
-        return value
-
-
-TASK = Label("task", str, None, "the adapter whose vector is wanted; without it the unified vector, with all masks")
+TASK = Parameter("task", str, None, "the adapter whose vector is wanted; without it the unified vector, with all masks")
 
 
 class TaskMasks(Elementwise):

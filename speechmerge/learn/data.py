@@ -1,0 +1,100 @@
+"""The examples that coefficients are learned on, and what a model says to a batch of them."""
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import torch
+
+from speechmerge.data.batching import FeatureCache
+from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.models.base import Item
+from speechmerge.registry import nearest
+
+STRATEGIES = ("uniform", "inverse", "sqrt_inverse", "balanced", "none")
+
+
+class TaskData:
+    """One task's examples in batches: number `i` is a function of the seed alone, so that a killed run goes on."""
+
+    def __init__(self, name: str, task, data, model, options: dict):
+        """`data`: a DataDir. SpeechMergeError where no example fits the model."""
+        self.name, self.task, self.labels, self.model = name, task, task.labels(data), model
+        self.size, self.seed = options["batch_size"], options["seed"]
+        examples = [example for example in task.examples(data) if not model.fits(example, task)]
+        if not examples:
+            raise SpeechMergeError(f"{data.path}: no example that the model can hold; learn on another task or split")
+        if options["max_examples"] and len(examples) > options["max_examples"]:
+            chosen = random.Random(f"{self.seed}/{name}").sample(range(len(examples)), options["max_examples"])
+            examples = [examples[index] for index in sorted(chosen)]
+        self.examples, self.cache = examples, FeatureCache()
+        self.weights = weights_of(examples, strategy_of(options["sampling"], name))
+
+    def batch(self, number: int) -> "Batch":
+        """Batch `number`: without weights the next examples of an endless shuffled list, else drawn by weight."""
+        if self.weights is None:
+            chosen = [self.at(place) for place in range(number * self.size, (number + 1) * self.size)]
+        else:
+            draw = random.Random(f"{self.seed}/{self.name}/batch {number}")
+            chosen = draw.choices(range(len(self.examples)), self.weights, k=self.size)
+        examples = [self.examples[index] for index in chosen]
+        return Batch(self.model, self.task, self.labels,
+                     [Item(e, self.cache.get(e, self.model.features), self.model.seconds(e)) for e in examples])
+
+    def at(self, place: int) -> int:
+        epoch, index = divmod(place, len(self.examples))
+        order = list(range(len(self.examples)))
+        random.Random(f"{self.seed}/{self.name}/epoch {epoch}").shuffle(order)
+        return order[index]
+
+
+def strategy_of(sampling: dict, name: str) -> str:
+    """`sampling`: {default: {enabled, strategy}, per_task: {name: {...}}}."""
+    for key in sampling:
+        if key not in ("default", "per_task"):
+            raise UsageError(f"optimizer.params.sampling.{key}: unknown key; expected default or per_task")
+    chosen = {**(sampling.get("default") or {}), **((sampling.get("per_task") or {}).get(name) or {})}
+    strategy = chosen.get("strategy", "uniform") if chosen.get("enabled", bool(chosen)) else "uniform"
+    if strategy not in STRATEGIES:
+        raise UsageError(f"optimizer.params.sampling: strategy {strategy!r}; {nearest(str(strategy), STRATEGIES)}")
+    return strategy
+
+
+def weights_of(examples, strategy: str) -> list[float] | None:
+    """How likely each example is drawn: by the frequency n of its label, 1/n or 1/sqrt(n); None: each equally often."""
+    if strategy in ("uniform", "none"):
+        return None
+    counts = Counter(example.target for example in examples)
+    power = 0.5 if strategy == "sqrt_inverse" else 1.0  # balanced: every label equally often, which 1/n is
+    return [counts[example.target] ** -power for example in examples]
+
+
+@dataclass(frozen=True)
+class Batch:
+    model: object
+    task: object
+    labels: list[str] | None
+    items: list[Item]
+
+    def cross_entropy(self) -> torch.Tensor:
+        """Mean over the target tokens."""
+        batch = self.inputs(self.items)
+        return self.model.loss(self.outputs(batch), batch["labels"])
+
+    def entropy(self) -> torch.Tensor:
+        """Mean over the examples of H(p(label | x)), p from the log-likelihoods of all labels' texts."""
+        scores = torch.stack([self.log_likelihoods(label) for label in self.labels], dim=-1).log_softmax(-1)
+        return -(scores.exp() * scores).sum(-1).mean()
+
+    def log_likelihoods(self, label: str) -> torch.Tensor:
+        """[examples]: log p(label's text | x), summed over its tokens."""
+        batch = self.inputs([replace(item, example=replace(item.example, target=label)) for item in self.items])
+        labels = batch["labels"]
+        chosen = self.outputs(batch).logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        return (chosen * (labels >= 0)).sum(-1)
+
+    def inputs(self, items) -> dict:
+        batch = self.model.collate(items, self.task, training=True)
+        return {key: value.to(self.model.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+    def outputs(self, batch: dict):
+        return self.model.core(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False)
