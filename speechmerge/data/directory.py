@@ -42,6 +42,13 @@ class Utterance:
     labels: dict[str, str] = field(default_factory=dict)  # {"intent": "lights_on"} from utt2intent
     segment: tuple[float, float] | None = None  # start and end in seconds inside `audio`; None: all of it
 
+    def own_file(self, directory="its data directory") -> str:
+        """The path of its audio; SpeechMergeError where the utterance is a stretch of a longer recording."""
+        if self.segment:
+            raise SpeechMergeError(f"{directory}/segments:{self.id}: a stretch of a recording, expected a file of its own; "
+                                   f"run stage 2 (`speechmerge format --data {directory}`), which cuts it out")
+        return self.audio
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -74,9 +81,8 @@ class DataDir:
         if check and findings:
             more = f" ({len(findings) - 1} more: `speechmerge validate --data {path}` lists them)"
             raise SpeechMergeError(f"{findings[0]}{more if len(findings) > 1 else ''}")
-        if formatted and (cut := [id for id, utterance in data.utterances.items() if utterance.segment]):
-            raise SpeechMergeError(f"{path}/segments:{cut[0]}: a stretch of a recording, expected a file of its own; "
-                                   f"run stage 2 (`speechmerge format --data {path}`), which cuts it out")
+        for utterance in data.utterances.values() if formatted else ():
+            utterance.own_file(path)
         return data
 
     def write(self, path=None, keep_unfiltered: bool = False):

@@ -66,7 +66,8 @@ class LogMel:
         short = min(frames * self.hop + self.window_length, self.samples)  # further on there is only silence
         wave = nn.functional.pad(wave, (0, short - len(wave)))
         spectrum = torch.stft(wave, self.window_length, self.hop, window=self.window, return_complex=True)
-        power = torch.view_as_real(spectrum[:, :frames]).pow(2).sum(-1)
+        spectrum = spectrum[:, :frames]
+        power = spectrum.real.square() + spectrum.imag.square()
         log = (self.filters @ power).clamp(min=self.FLOOR).log10()
         return (torch.maximum(log, log.max() - self.RANGE) + 4.0) / 4.0
 

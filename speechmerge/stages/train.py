@@ -94,7 +94,7 @@ def run(args):
     options = TrainOptions(**{**chosen, "targets": tuple(args.targets), "speeds": tuple(args.speeds)})
     [task], name = configured([get_task(args.task)], [], args), args.name or args.task
     output_dir = Path(args.output_dir or Path(args.exp_dir) / args.task / name)
-    data, dev = DataDir.read(args.data, formatted=True), DataDir.read(args.dev, formatted=True) if args.dev else None
+    data, dev = DataDir.read(args.data), DataDir.read(args.dev) if args.dev else None
     record = train(model_from(args), task, data, dev, output_dir, options, name=name, exp_dir=args.exp_dir,
                    reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
     result = f"  dev {task.metric} {record['dev'][task.metric]:.4f}" if record["dev"] else ""
