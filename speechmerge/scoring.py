@@ -132,6 +132,15 @@ def score_reading(references: References, hyps, scores, options: Options) -> tup
     return {**found, "ci": bootstrap.interval(replicates), "ci_unit": unit}, replicates
 
 
+def other_intervals(references: References, hyps, scores, options: Options) -> dict[str, list[float]]:
+    """95 % intervals of the metrics that do not decide, by name, on the same resampled sets."""
+    task, targets = references.task, references.targets
+    ids = task.scored_ids(targets, hyps)
+    counts, _ = task.resampled(ids, references.speakers, options.repetitions, options.seed)
+    found = task.more_replicates(targets, hyps, counts, languages=references.languages, scores=scores)
+    return {name: bootstrap.interval(values) for name, values in found.items()}
+
+
 def score_decoded(folder, options=Options(), cache: ReferenceCache | None = None) -> Decoded:
     """Score exp/decode/<split>/<system>/<set> and write its score.json."""
     folder = Path(folder)

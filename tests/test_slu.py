@@ -289,6 +289,9 @@ def test_replicates_are_scores_of_resampled_sets():
     for row, value in zip(counts, replicates):
         drawn = [pair for pair, times in zip(pairs, row) for _ in range(times)]
         assert value == pytest.approx(official(drawn)["slu"])
+    others = task.more_replicates(refs, hyps, counts)
+    expected = official([pairs[i] for i in np.repeat(range(30), counts[0])])
+    assert others["entity_f1"][0] == pytest.approx(expected["span"]) and others["intent_f1"][0] == expected["intent"]
 
 
 def test_target_formats_of_the_task(data):

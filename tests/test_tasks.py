@@ -147,3 +147,22 @@ def test_yes_and_no_without_scores_are_one_operating_point():
 
 def test_only_tasks_that_do_not_ask_for_the_language_may_be_told_it():
     assert not get_task("langid").uses_language and get_task("asr").uses_language
+
+
+@pytest.mark.parametrize("name", ["asr", "kws", "speaker_ver"])
+def test_other_metrics_are_resampled_like_the_deciding_one(name, tmp_path):
+    """Each replicate is the metric of the utterances that were drawn."""
+    task, data = get_task(name), read(tmp_path, name)
+    refs = {e.id: e.target for e in task.examples(data)}
+    rng = np.random.default_rng(1)
+    hyps = {id: ref if rng.random() < 0.6 else "no" for id, ref in refs.items()}
+    scores = {id: float(np.round(rng.normal(), 1)) for id in refs} if name == "speaker_ver" else None
+    counts, _ = task.resampled(refs, None, 4, 7)
+    found = task.more_replicates(refs, hyps, counts, scores=scores)
+    assert set(found) == {"asr": {"cer"}, "kws": {"uar", "macro_f1"}, "speaker_ver": {"min_dcf", "min_dcf_0.05"}}[name]
+    for row, drawn in enumerate(counts):
+        ids = {f"{id}-{copy}": id for id, times in zip(sorted(refs), drawn) for copy in range(times)}
+        score = task.score({new: refs[id] for new, id in ids.items()}, {new: hyps[id] for new, id in ids.items()},
+                           scores=scores and {new: scores[id] for new, id in ids.items()}, labels=task.labels(data))
+        for metric, values in found.items():
+            assert values[row] == pytest.approx(score[metric]), metric

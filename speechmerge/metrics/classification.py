@@ -30,3 +30,13 @@ def classification_scores(references: list[str], hypotheses: list[str | None], l
         "macro_f1": float(f1_score(references, read, labels=present, average="macro", zero_division=0)),
         "confusion": {"labels": list(labels), "columns": columns, "counts": counts.tolist()},
     }
+
+
+def classification_replicates(references, hypotheses, labels, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """{"uar", "macro_f1"} [repetitions] of resampled test sets; counts [repetitions, references]. A label that a
+    resampled set lacks has no part in its averages."""
+    right, given = (np.array([[name == label for label in labels] for name in names], dtype=float)
+                    for names in (references, hypotheses))
+    true, all_right, all_given = (counts @ table for table in (right * given, right, given))
+    there = np.where(all_right > 0, all_right, np.nan)
+    return {"uar": np.nanmean(true / there, axis=1), "macro_f1": np.nanmean(2 * true / (there + all_given), axis=1)}

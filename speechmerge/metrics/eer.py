@@ -45,8 +45,12 @@ def equal_error_rate(scores, targets, weights=None):
     return float(eer) if np.ndim(eer) == 0 else eer
 
 
-def min_dcf(scores, targets, p_target: float = 0.01, c_miss: float = 1.0, c_false_alarm: float = 1.0) -> float:
-    """Minimum detection cost, divided by the cost of the better trivial system (as Kaldi and s3prl do)."""
-    miss, alarm = operating_points(scores, targets)
+def min_dcf(scores, targets, p_target: float = 0.01, c_miss: float = 1.0, c_false_alarm: float = 1.0, weights=None):
+    """Minimum detection cost, divided by the cost of the better trivial system (as Kaldi and s3prl do).
+
+    A float, or an array [repetitions] for weights [repetitions, trials].
+    """
+    miss, alarm = operating_points(scores, targets, weights)
     cost = c_miss * p_target * miss + c_false_alarm * (1 - p_target) * alarm
-    return float(cost.min() / min(c_miss * p_target, c_false_alarm * (1 - p_target)))
+    least = cost.min(axis=-1) / min(c_miss * p_target, c_false_alarm * (1 - p_target))
+    return float(least) if np.ndim(least) == 0 else least

@@ -57,12 +57,14 @@ def score_pair(args, ref, hyp) -> dict:
 
 
 def score(args, refs, hyps, scores=None, speakers=None) -> dict:
-    from speechmerge.scoring import Options, References, read_hypotheses, score_reading
+    from speechmerge.scoring import Options, References, other_intervals, read_hypotheses, score_reading
 
     labels = list(read_hypotheses(args.labels)) if args.labels else None
     languages = read_hypotheses(args.utt2lang) if args.utt2lang else {id: args.lang for id in refs if args.lang}
     references = References(make_task(args), refs, labels, speakers or speakers_of(args), languages)
-    return score_reading(references, hyps, scores, Options(args.normaliser, args.repetitions, args.seed))[0]
+    options = Options(args.normaliser, args.repetitions, args.seed)
+    found, _ = score_reading(references, hyps, scores, options)
+    return {**found, "intervals": other_intervals(references, hyps, scores, options)}
 
 
 def make_task(args):
@@ -114,21 +116,24 @@ def table(found: dict) -> str:
     unit = "" if found["metric"] in POINTS else " %"
     lines = [f"{found['metric']:<18}{100 * found['value']:8.2f}{unit}   95 % interval {100 * found['ci'][0]:.2f} .. "
              f"{100 * found['ci'][1]:.2f} (by {found['ci_unit']})"]
-    lines += [line for key, value in found.items() if key not in ("value", found["metric"]) for line in row(key, value)]
+    others = {key: value for key, value in found.items() if key not in ("value", found["metric"])}
+    lines += [line for key, value in others.items() for line in row(key, value, found.get("intervals", {}).get(key))]
     lines += [f"  macro {key:<16}{100 * value:8.2f} %" for key, value in found.get("macro", {}).items()]
     for key in ("per_language", "per_speaker"):
         lines += [f"  {key[4:]} {group:<20}{100 * value:8.2f} %" for group, value in found.get(key, {}).items()]
     return "\n".join(lines + confusions(found.get("confusion")))
 
 
-def row(key: str, value) -> list[str]:
+def row(key: str, value, interval=None) -> list[str]:
     if isinstance(value, str) and key in ("signature", "chrf_signature", "tokenizer", "normaliser"):
         return [f"{key:<18}{value}"]
     if not isinstance(value, (int, float)):
         return []
     if key in (*RATES, *POINTS):
-        return [f"{key:<18}{100 * value:8.2f}" + (" %" if key in RATES else "")]
-    return [f"{key:<18}{value:8.4f}" if isinstance(value, float) else f"{key:<18}{value:8d}"]
+        ends = f"   {100 * interval[0]:.2f} .. {100 * interval[1]:.2f}" if interval else ""
+        return [f"{key:<18}{100 * value:8.2f}" + (" %" if key in RATES else "") + ends]
+    ends = f"   {interval[0]:.4f} .. {interval[1]:.4f}" if interval else ""
+    return [(f"{key:<18}{value:8.4f}" if isinstance(value, float) else f"{key:<18}{value:8d}") + ends]
 
 
 def confusions(matrix: dict | None, most: int = 10) -> list[str]:

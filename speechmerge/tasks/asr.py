@@ -1,6 +1,7 @@
 """Speech recognition: the transcript, scored by corpus-level word error rate."""
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError
+from speechmerge.metrics.bootstrap import ratio_replicates
 from speechmerge.metrics.wer import error_rates, rate
 from speechmerge.tasks import TASKS
 from speechmerge.tasks.base import Example, Task, single_example
@@ -60,6 +61,10 @@ class ASR(Task):
             if (groups or {}).get(id) is not None:
                 rows.setdefault(groups[id], []).append(i)
         return {group: rate(result.counts[own]) for group, own in sorted(rows.items()) if result.words[own].any()}
+
+    def more_replicates(self, refs, hyps, counts, *, languages=None, scores=None):
+        characters = self.rates(sorted(refs), refs, hyps, languages).characters
+        return {"cer": ratio_replicates(characters[:, 1:].sum(axis=1), characters[:, :3].sum(axis=1), counts)}
 
     def parts(self, refs, hyps, languages=None):
         result = self.rates(sorted(refs), refs, hyps, languages)

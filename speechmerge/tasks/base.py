@@ -9,7 +9,7 @@ import numpy as np
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.metrics import bootstrap
-from speechmerge.metrics.classification import classification_scores
+from speechmerge.metrics.classification import classification_replicates, classification_scores
 from speechmerge.registry import nearest
 
 PROMPT_FIELDS = ("labels", "transcript", "question", "language")
@@ -111,9 +111,17 @@ class Task:
         numerator, denominator = self.parts(refs, hyps, languages)
         return bootstrap.ratio_replicates(numerator, denominator, counts), unit
 
+    def more_replicates(self, refs, hyps, counts, *, languages=None, scores=None) -> dict[str, np.ndarray]:
+        """{metric: its values [repetitions]} of other metrics of `score`, on test sets resampled as in replicates()."""
+        return {}
+
     def parts(self, refs, hyps, languages=None) -> tuple[np.ndarray, np.ndarray]:
         """Numerator and denominator of the deciding metric per utterance, in sorted id order."""
         raise NotImplementedError
+
+    def scored_ids(self, refs, hyps) -> list[str]:
+        """What is scored, sorted."""
+        return sorted(refs)
 
     @staticmethod
     def resampled(refs, speakers, repetitions, seed):
@@ -131,8 +139,8 @@ class Task:
 
 def single_example(utterance, target: str, prompt: str | None = None, target_language: str | None = None) -> Example:
     """The example of one utterance."""
-    return Example(utterance.id, (utterance.audio,), target, utterance.language, utterance.speaker, utterance.duration,
-                   prompt, target_language)
+    return Example(utterance.id, (utterance.own_file(),), target, utterance.language, utterance.speaker,
+                   utterance.duration, prompt, target_language)
 
 
 def template_fields(template: str) -> list[str]:
@@ -214,6 +222,11 @@ class LabelTask(Task):
         """The label each hypothesis names, None where it names none."""
         by_form = {canonical(label): label for label in labels}
         return [by_form.get(self.parse(hyps[id]) or "") if id in hyps else None for id in ids]
+
+    def more_replicates(self, refs, hyps, counts, *, languages=None, scores=None):
+        ids, labels = sorted(refs), sorted(set(refs.values()))
+        read = self.read(ids, hyps, labels)
+        return classification_replicates([refs[id] for id in ids], read, labels, counts)
 
     def parts(self, refs, hyps, languages=None):
         ids = sorted(refs)

@@ -99,3 +99,7 @@ class SLU(Task):
         ids = self.scored_ids(refs, hyps)
         counts, unit = self.resampled(ids, speakers, repetitions, seed)
         return f1_of(counts @ totals(frame_tables(*self.frames(ids, refs, hyps)), "slu")), unit
+
+    def more_replicates(self, refs, hyps, counts, *, languages=None, scores=None):
+        tables = frame_tables(*self.frames(self.scored_ids(refs, hyps), refs, hyps))
+        return {f"{name}_f1": f1_of(counts @ totals(tables, name)) for name in MEASURES if name != "slu"}

@@ -35,7 +35,7 @@ class SpeakerVerification(LabelTask):
         for trial in sorted(data.trials, key=lambda trial: trial.id):
             pair = (data.utterances[trial.enrol], data.utterances[trial.test])
             durations = [utterance.duration for utterance in pair]
-            found.append(Example(trial.id, (pair[0].audio, pair[1].audio), "yes" if trial.target else "no",
+            found.append(Example(trial.id, (pair[0].own_file(), pair[1].own_file()), "yes" if trial.target else "no",
                                  pair[0].language, pair[0].speaker, None if None in durations else sum(durations),
                                  self.prompt_of(data, pair[0], ANSWERS)))
         return found
@@ -76,5 +76,14 @@ class SpeakerVerification(LabelTask):
     def replicates(self, refs, hyps, *, speakers=None, languages=None, scores=None, repetitions=1000, seed=0):
         counts, unit = self.resampled(refs, speakers, repetitions, seed)
         values, targets = self.trial_scores(refs, hyps, scores)
-        blocks = np.array_split(counts, max(1, counts.size // 2_000_000))  # tens of MB at a time
-        return np.concatenate([equal_error_rate(values, targets, block) for block in blocks]), unit
+        return np.concatenate([equal_error_rate(values, targets, block) for block in blocks(counts)]), unit
+
+    def more_replicates(self, refs, hyps, counts, *, languages=None, scores=None):
+        values, targets = self.trial_scores(refs, hyps, scores)
+        return {name: np.concatenate([min_dcf(values, targets, p, weights=block) for block in blocks(counts)])
+                for name, p in (("min_dcf", 0.01), ("min_dcf_0.05", 0.05))}
+
+
+def blocks(counts: np.ndarray) -> list[np.ndarray]:
+    """Tens of MB at a time."""
+    return np.array_split(counts, max(1, counts.size // 2_000_000))
