@@ -118,6 +118,18 @@ def test_a_missing_corpus_says_what_to_obtain_and_where_to_put_it(tmp_path):
         Tiny().prepare(tmp_path / "data", corpus_dir=tmp_path / "nowhere")
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    class Fetched(Tiny):
+        def archives(self, options):
+            return [Archive("http://127.0.0.1:9/tiny.tar", "tiny")]
+
+    for place in ("file", "file/below"):
+        with pytest.raises(SpeechMergeError, match=f"{place}.*a part of the path is no folder"):
+            Fetched().prepare(tmp_path / "data", corpus_dir=tmp_path / place)
+
+
 @pytest.mark.parametrize("harm,message", [
     (lambda path: path.unlink(), "of 4 audio files 1 are missing and 0 empty, the first is .*train/no.wav"),
     (lambda path: path.write_bytes(b""), "of 4 audio files 0 are missing and 1 empty, the first is .*train/no.wav")])
@@ -523,6 +535,8 @@ def test_stage_one_runs_again_when_corpus_options_or_reader_change(corpus, tmp_p
         return "already" if "already" in capsys.readouterr().out else "prepared"
 
     assert [said(), said(), said("--param", "count=4"), said("--param", "count=4")] == ["prepared", "already"] * 2
+    write_wav(corpus / "another/corpus.wav")
+    assert said("--param", "count=4") == "already"
     write_wav(corpus / "tiny/test/yes.wav", seconds=0.3)
     assert [said("--param", "count=4"), said("--param", "count=4")] == ["prepared", "already"]
     reader.write_text("2")

@@ -22,7 +22,7 @@ from speechmerge.corpora.download import Archive, fetch_all
 from speechmerge.corpora.hub import Hub, Part, read_hub
 from speechmerge.data.directory import DataDir, Trial, Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.files import read_json, write_json
+from speechmerge.files import FULL, PLACES, disk_errors, read_json, write_json
 from speechmerge.registry import nearest
 
 __all__ = ["Archive", "Hub", "Part", "PublishedCorpus", "Reading", "Split"]
@@ -146,7 +146,8 @@ class PublishedCorpus:
         root = self.root(corpus_dir, mini)
         request = Request(root, seed, nj, mini, source, allow_incomplete)
         if source == "files":
-            self.provide(request, options)
+            with disk_errors(root, FULL | PLACES):
+                self.provide(request, options)
         made = []
         for task in tasks:
             if source == "hf":
@@ -161,8 +162,16 @@ class PublishedCorpus:
     def root(self, corpus_dir=None, mini: bool = False) -> Path:
         """Where the corpus lies, or is fetched or spoken to."""
         root = Path(corpus_dir or f"downloads/{self.name}{'_mini' if mini else ''}")
-        name, tops = root.resolve().name, (self.top,) if isinstance(self.top, str) else self.top
-        return root.resolve().parent if name in tops and not (root / name).is_dir() else root
+        name = root.resolve().name
+        return root.resolve().parent if name in self.tops and not (root / name).is_dir() else root
+
+    @property
+    def tops(self) -> tuple[str, ...]:
+        return (self.top,) if isinstance(self.top, str) else self.top
+
+    def folders(self, root: Path) -> list[Path]:
+        """What of `root` is this corpus's: its own folders, where others may lie beside them."""
+        return [root / name for name in self.tops if (root / name).is_dir()] or [root]
 
     def options(self, given: dict):
         """The corpus's Options; UsageError for unknown names and for values of another type."""

@@ -54,7 +54,7 @@ class SpeechCommands(PublishedCorpus):
     licence = "CC BY 4.0"
     homepage = "https://arxiv.org/abs/1804.03209"
     layout = "speech_commands_v0.02/<word>/<speaker>_nohash_<number>.wav"
-    top = tuple(f"speech_commands_v{number}" for number in NUMBERS.values())
+    top = tuple(f"speech_commands_{kind}v{number}" for kind in ("", "test_set_") for number in NUMBERS.values())
 
     @dataclass(frozen=True)
     class Options:

@@ -68,11 +68,12 @@ def prepare_key(corpus, args, options: dict) -> str:
     from speechmerge import __version__
     from speechmerge.files import fingerprint
 
-    folder = Path(args.corpus_dir) if args.corpus_dir else None
-    if hasattr(corpus, "root") and options.get("source", "files") == "files":
-        folder = corpus.root(args.corpus_dir, options.get("mini", False))
-    found = [path for path in folder.rglob("*") if path.is_file()] if folder else []
-    files = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in found)
+    root, folders = Path(args.corpus_dir or "."), [Path(args.corpus_dir)] if args.corpus_dir else []
+    if hasattr(corpus, "folders") and options.get("source", "files") == "files":
+        root = corpus.root(args.corpus_dir, options.get("mini", False))
+        folders = corpus.folders(root)
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    files = sorted((str(path.relative_to(root)), path.stat().st_size) for path in found)
     code = Path(args.corpus).read_text(encoding="utf-8") if args.corpus.endswith(".py") else ""
     return fingerprint({"corpus": args.corpus, "code": code, "version": __version__, "files": files,
                         **{key: value for key, value in options.items() if key != "nj"}})
