@@ -124,6 +124,7 @@ def test_indic_normaliser_joins_at_deleted_marks_and_keeps_case():
     assert found.references == ["आजकल Hello", "<empty>"] and found.empty_references == 1
     assert found.counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0]]
     assert error_rates(["\u0915\u093cलम"], ["\u0958लम"], "indic", ["hi"]).wer == 0  # nukta apart or composed
+    assert error_rates(["L'è Vero!"], ["l è vero"], "indic", ["it"]).wer == 0  # not an Indic language: basic
     with pytest.raises(SpeechMergeError, match="normaliser indic: an utterance without a language"):
         error_rates(["a"], ["a"], "indic")
 

@@ -151,9 +151,11 @@ do_decode() {
 }
 
 do_score() {
-    local split
+    local split words=()
+    add_configs score
+    add_mini_configs score
     for split in "${split_list[@]}"; do
-        speechmerge score --tasks "${task_list[@]}" --split "$split" --exp-dir "$exp_dir"
+        speechmerge score ${words[@]+"${words[@]}"} --tasks "${task_list[@]}" --split "$split" --exp-dir "$exp_dir"
     done
     speechmerge report --data "$data_dir" --split "$split" --dev-split "$dev_split" --exp-dir "$exp_dir" \
         --output-dir "$exp_dir/report"

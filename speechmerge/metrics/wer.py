@@ -126,23 +126,30 @@ def english_normaliser():
 
 def indic(text: str, language: str | None) -> str:
     """Vistaar's (Bhogale et al. 2023): ASCII punctuation and dandas deleted, not replaced by a space; spellings unified
-    by the Indic NLP library except for Urdu; runs of spaces made one. Case stays.
+    by the Indic NLP library except for Urdu; runs of spaces made one. Case stays. Languages that the library does not
+    know, such as Italian beside Hindi, are normalised as by `basic`.
     """
     if not language:
         raise SpeechMergeError("normaliser indic: an utterance without a language; it is normalised by language, so "
                                "give utt2lang (or --lang for plain files)")
+    unify = indic_normaliser(language)
+    if unify is None:
+        return basic(text)
     text = text.translate(INDIC_DELETED)
-    return re.sub(" +", " ", text if language == "ur" else indic_normaliser(language).normalize(text)).strip()
+    return re.sub(" +", " ", unify(text)).strip()
 
 
 @functools.lru_cache(maxsize=None)
 def indic_normaliser(language: str):
+    """text -> text, None for a language that the library does not know."""
     try:
         from indicnlp.normalize.indic_normalize import IndicNormalizerFactory
     except ImportError as error:
-        raise SpeechMergeError("normaliser indic: needs the Indic NLP library; run `pip install "
-                               "indic-nlp-library`") from error
-    return IndicNormalizerFactory().get_normalizer(language)
+        raise SpeechMergeError("normaliser indic: needs the Indic NLP library; run: pip install 'speechmerge[indic]'") from error
+    if language == "ur":  # Vistaar leaves Urdu's spellings alone
+        return str
+    factory = IndicNormalizerFactory()
+    return factory.get_normalizer(language).normalize if factory.is_language_supported(language) else None
 
 
 NORMALISERS = {"none": none, "basic": basic, "english": english, "indic": indic}
