@@ -15,7 +15,7 @@ defaults() {
     corpus=slurp
     tasks="intent slu"
     model=openai/whisper-small
-    merges=uniform # of the two adapters
+    merges="" # --merges "uniform ties" merges the two adapters; those of other recipes: utils/merge.sh
 }
 
 . "$root/utils/run.sh"
