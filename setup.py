@@ -30,6 +30,7 @@ setup(
         "sentencepiece>=0.2",
         "kaldiio>=2.18",
         "jiwer>=4.0,<5",
+        "rapidfuzz>=3",  # edit distances, which jiwer uses too
         "sacrebleu>=2.5",
         "pyyaml>=6",
         "configargparse>=1.7",
@@ -51,7 +52,7 @@ setup(
         "av": ["av>=14"],  # what libsndfile does not decode: G.722 (asterisk), m4a (Kathbath)
         "hf": ["datasets>=4"],  # corpora from Hugging Face, --source hf
         "indic": ["indic-nlp-library>=0.92"],  # the normaliser that Indic word error rates are published with
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"],
         "wandb": ["wandb>=0.19"],
     },
 )

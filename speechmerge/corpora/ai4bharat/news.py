@@ -1,4 +1,4 @@
-"""Sentences of the miniature, half of them about people of the news, of whom the mini base has never read.
+"""Sentences of the miniature, a quarter of them about people of the news, of whom the mini base has never read.
 
     sentence("hi", "test", random.Random(1))      # "आज पत्रकार किताब लाता है"
 
@@ -14,7 +14,7 @@ from speechmerge.corpora.twins import sentences
 # Masculine, as the verbs of the grammars ask; only letters that the base can write
 PEOPLE = {"hi": ["मंत्री", "पत्रकार", "सैनिक"], "pa": ["ਮੰਤਰੀ", "ਪੱਤਰਕਾਰ", "ਸੈਨਿਕ"],
           "te": ["మంత్రి", "విలేకరి", "సైనికుడు"], "it": ["il ministro", "il giornalista", "il soldato"]}
-SHARE = 0.5
+SHARE = 0.25
 LONGEST = 48  # characters
 
 
