@@ -4,4 +4,5 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../utils/path.sh"
 cd "$SPEECHMERGE_ROOT"
 ensure_environment
-exec python -m pytest "$@"
+export OMP_NUM_THREADS=1 # the tests themselves run side by side
+exec python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

@@ -554,7 +554,7 @@ def test_vectors_of_tasks_from_the_saved_masks(method, tmp_path):
 def test_tasks_are_known_by_name():
     with pytest.raises(UsageError, match="task: no adapter 'asr'"):
         merge(random_vectors(2), "emr", task="asr")
-    with pytest.raises(UsageError, match="task: found 3, expected name of an adapter"):
+    with pytest.raises(UsageError, match="task: found 3, expected word"):
         merge(random_vectors(2), "emr", task=3)
     twins = [vector({"w": [1.0, 2.0]}), vector({"w": [3.0, -1.0]})]
     np.testing.assert_allclose(merge(twins, "emr", task="a#2"), [4, 0], rtol=1e-6)

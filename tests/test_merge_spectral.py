@@ -344,7 +344,7 @@ def test_parameters_that_are_not_low_rank_are_merged_by_the_inner_method():
     ({"inner": "tis"}, "unknown method 'tis'; did you mean 'ties'"),
     ({"inner": 3}, "parameter inner: found 3, expected word"),
     ({"inner": "ties", "inner_params": {"kk": 3}}, "method ties: unknown parameter 'kk'; did you mean 'k'"),
-    ({"inner": "ties", "inner_params": 3}, "inner_params: found 3, expected a mapping"),
+    ({"inner": "ties", "inner_params": 3}, "inner_params: found 3, expected {key: value, ...}"),
     ({"inner": "knots"}, "method core_space: inner knots is such a method itself"),
 ])
 def test_wrong_inner_methods_are_refused(params, message):

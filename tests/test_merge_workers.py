@@ -11,9 +11,17 @@ from speechmerge.merge.workers import by_processes, by_threads
 
 WAYS = [by_processes, by_threads]
 
+BEFORE: list[str] = []
+
 
 def children() -> list[str]:
-    return open(f"/proc/self/task/{os.getpid()}/children").read().split()
+    """Processes of ours, without those that other tests of this run have left to the interpreter."""
+    return [child for child in open(f"/proc/self/task/{os.getpid()}/children").read().split() if child not in BEFORE]
+
+
+@pytest.fixture(autouse=True)
+def remember():
+    BEFORE[:] = open(f"/proc/self/task/{os.getpid()}/children").read().split()
 
 
 @pytest.mark.parametrize("way", WAYS)

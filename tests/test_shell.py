@@ -87,7 +87,7 @@ def test_stages_by_number_and_name(options, expected):
     (["--nj", "two"], "expected a whole number from 1, found 'two'"),
     (["--nj", "a[$(touch evil)]"], "expected a whole number from 1"),
     (["--seed", "1e3"], "option --seed: expected a whole number, found '1e3'"),
-    (["--corpus", "two words"], "option --corpus: expected one word, found 'two words'"),
+    (["--train-split", "two words"], "option --train-split: expected one word, found 'two words'"),
     (["foo"], "stray argument 'foo': options are written --name value"),
     (["foo", "--stage", "2"], "stray argument 'foo'"),
     (["--stage", "2", ""], "stray argument ''"),
@@ -149,7 +149,7 @@ def test_environment_does_not_become_an_option():
 def tree(tmp_path):
     """A copy of the shell and the recipes as in a fresh clone, without what they made."""
     clone = tmp_path / "a clone"
-    ignore = shutil.ignore_patterns("exp", "data", "downloads", "__pycache__", "*.safetensors")
+    ignore = shutil.ignore_patterns("exp", "data", "downloads", "__pycache__", "*.safetensors", ".venv", "work")
     for name in ("utils", "conf", "tools", "egs"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, clone / name, ignore=ignore)

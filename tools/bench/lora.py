@@ -182,7 +182,7 @@ def work(args):
     report, known = measure.Report(args.results, "lora", "LoRA adapters", table), references(args.adapters)
     for group in args.groups:
         contenders = {name: entry for name, entry in GROUPS[group].items()
-                      if args.peers == "true" or entry[0]["tool"] != "peft"}
+                      if name not in args.without and (args.peers == "true" or entry[0]["tool"] != "peft")}
         outs = {name: args.work / "out" / f"lora_{number}" for number, name in enumerate(contenders)}
         runs = {name: [] for name in contenders}
         with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
@@ -257,6 +257,7 @@ def main():
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--cpus", nargs="+", type=int, default=[1, 2], help="processors and threads (default: 1 2)")
     parser.add_argument("--size", default="small", help="of the Whisper (default: small; tiny to try)")
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="contenders to leave out, by name")
     parser.add_argument("--peers", choices=("true", "false"), default="true", help="PEFT, too")
     parser.add_argument("--errors", choices=("true", "false"), default="true", help="some minutes per group")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
