@@ -1,9 +1,11 @@
 """Truncated singular value decompositions of deltas, exact and fast: what saving a merge as LoRA of rank r needs.
 
-Low-rank deltas B A [m, R][R, n]: with B'B = L L' and A A' = K K' (Cholesky, after the columns of B and the rows of A
-are scaled to length one) the singular values of B A are those of the core L' W K [R, R], W the product of the lengths,
-and its left vectors are B L'^-1 U. Gram matrices square condition numbers, so where one is ill-conditioned (equal or
-nearly equal factors, as with a shared initial A) the same core comes from QR of the factors. No dense matrix is made.
+Low-rank deltas B A [m, R][R, n]: with B'B = S'S and AA' = T'T (roots of Gram matrices, after the columns of B and the
+rows of A are scaled to length one) the singular values of B A are those of the core S W T' = U D V' [R, R], W the
+product of the lengths. Its leading left vectors are B W T' V / D, whatever the condition of B, as long as D is not
+small; so truncations need no orthonormal basis. For all vectors down to the numerical rank, B S^-1 U is taken, and where
+the Gram matrices are ill-conditioned (equal or nearly equal factors, as with a shared initial A) the same core comes from
+QR of the factors. No dense matrix is made.
 
 Dense deltas [m, n]: eigenvectors of the Gram matrix of the smaller side span the wanted subspace, and the SVD of the
 matrix projected on it is that of the result (Rayleigh-Ritz). Truncations compute only the leading vectors, in float32
@@ -98,10 +100,43 @@ def svd_of_product(B: torch.Tensor, A: torch.Tensor, rank: int | None = None) ->
     live = (lengths_B != 0) & (lengths_A != 0)
     if not live.all():  # B is zero where training has not begun
         return svd_of_product(B[:, live], A[live], rank) if live.any() else _nothing(B, A)
+    weights = lengths_B * lengths_A
+    if rank is not None and torch.isfinite(weights).all():
+        scaled = (grams[0] / lengths_B / lengths_B[:, None], grams[1] / lengths_A / lengths_A[:, None])
+        found = _by_roots(B * lengths_A, A.T * lengths_B, scaled, weights, rank)
+        if found is not None:
+            return found
     left, inner_left = _orthonormal(B, grams[0], lengths_B)
     right, inner_right = _orthonormal(A.T, grams[1], lengths_A)
-    core = svd(inner_left * (lengths_B * lengths_A) @ inner_right.T, rank)
+    core = svd(inner_left * weights @ inner_right.T, rank)
     return SVD(left(core.left), core.values, right(core.right.T).T, core.norm, core.lost)
+
+
+def _by_roots(left, right, grams, weights, rank: int) -> SVD | None:
+    """The leading ones alone, from roots of the scaled Gram matrices; None where they might not be accurate.
+
+    left [m, R] and right [n, R] are the factors, each column times the length of the other factor's. What rounding adds
+    to a Gram matrix, some 1e-16 of it, turns vectors of singular value d by 1e-16 (largest possible / d)^2.
+    """
+    roots = [_root(gram) for gram in grams]
+    core = svd(roots[0] * weights @ roots[1].T, rank)
+    largest = weights.max() * (grams[0].abs().sum(0).max() * grams[1].abs().sum(0).max()).sqrt()
+    if core.values[-1] < GRAM_RANK * largest:
+        return None
+    U = left @ (roots[1].T @ core.right.T / core.values)
+    V = right @ (roots[0].T @ core.left / core.values)
+    return SVD(U, core.values, V.T, core.norm, core.lost)
+
+
+def _root(gram: torch.Tensor) -> torch.Tensor:
+    """T with T'T = gram, whose diagonal is 1. A singular one is raised by what its rounding may be."""
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        lower, failed = torch.linalg.cholesky_ex(gram + 1e-14 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    if not failed:
+        return lower.T
+    values, vectors = torch.linalg.eigh(gram)
+    return values.clamp_min(0).sqrt()[:, None] * vectors.T
 
 
 def _orthonormal(tall: torch.Tensor, gram: torch.Tensor, lengths: torch.Tensor):
