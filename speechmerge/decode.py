@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechmerge.data.batching import FeatureCache, batches_by_length
-from speechmerge.errors import SpeechMergeError
 from speechmerge.files import atomic_dir, fingerprint, lock, read_json, write_json, write_text
 from speechmerge.hashes import file_hash
 from speechmerge.merge.run import again

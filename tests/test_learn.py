@@ -13,7 +13,7 @@ from tiny import tiny_tones, tiny_whisper
 
 from speechmerge.bank import AdapterBank
 from speechmerge.data.directory import DataDir
-from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.errors import UsageError
 from speechmerge.learn import LEARNERS
 from speechmerge.learn.data import TaskData, weights_of
 from speechmerge.learn.learners.regret_smoothmax import smooth_max

@@ -11,7 +11,6 @@ Adapters of different ranks, scalings and target modules live in one bank; what 
 import contextlib
 from collections import OrderedDict
 
-import torch
 from torch import nn
 
 from speechmerge.bank.coefficients import Coefficients
@@ -127,8 +126,9 @@ class AdapterBank:
         self.groups = list(dict.fromkeys(keys))
         self.group_of = {name: self.groups.index(key) for name, key in zip(self.parameters, keys)}
         self.stacks, self.group_at, changes = {}, {}, {}  # by name of the module
+        holders = self._holders()
         for name in self.parameters:
-            for owner, module, own in self._owners(name):
+            for owner, module, own in self._owners(name, holders):
                 self.group_at[owner] = self.group_of[name]
                 self._place(name, owner, module, own, changes)
         modules = dict(self.module.named_modules())
@@ -136,19 +136,25 @@ class AdapterBank:
             hook = self._hook(owner, group, self.stacks.get(owner), changes.get(owner))
             self.hooks.append(modules[owner].register_forward_hook(hook, with_kwargs=True))
 
-    def _owners(self, name: str):
-        """(module's name, module, the parameter's own name) of every module that holds the parameter: tied ones too."""
+    def _holders(self) -> dict:
+        """id of a parameter -> (module's name, module, the parameter's own name) of every module that holds it."""
+        found: dict[int, list] = {}
+        for owner, module in self.module.named_modules():
+            for own, value in module.named_parameters(recurse=False, remove_duplicate=False):
+                found.setdefault(id(value), []).append((owner, module, own))
+        return found
+
+    def _owners(self, name: str, holders: dict) -> list:
+        """The holders of a parameter by its name: of tied ones all. SpeechMergeError where it does not fit the adapters."""
         try:
             parameter = self.module.get_parameter(name)
         except AttributeError as error:
             raise SpeechMergeError(f"adapter bank: the model has no parameter {name}; are these adapters of another "
                                    "architecture?") from error
-        found = [(owner, module, own) for owner, module in self.module.named_modules()
-                 for own, value in module.named_parameters(recurse=False, remove_duplicate=False) if value is parameter]
         shape = next(vector.deltas[name].shape for vector in self.vectors.values() if name in vector.deltas)
         if tuple(parameter.shape) != shape:
             raise SpeechMergeError(f"adapter bank: {name} has shape {list(parameter.shape)} in the model, {list(shape)} in the adapters")
-        return found
+        return holders[id(parameter)]
 
     def _place(self, name, owner, module, own, changes):
         parameter = module.get_parameter(own)
@@ -191,6 +197,6 @@ class AdapterBank:
         """Does the module's input run over the encoder's positions? In the encoder, and where the decoder attends to it."""
         block = block_of(owner + ".weight")
         words = owner.split(".")
-        return bool(block) and (block[0] not in ("decoder",) or
+        return bool(block) and (block[0] != "decoder" or
                                 any(word in ("encoder_attn", "src_attn") for word in words) and words[-1] in
                                 ("k_proj", "v_proj", "linear_k", "linear_v"))

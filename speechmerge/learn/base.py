@@ -62,7 +62,6 @@ class Learner:
 
     defaults: dict = {}
     own: tuple[Parameter, ...] = ()
-    labelled = True  # does it need targets?
     needs_baselines = False  # of the single adapters, before it starts
     baseline_batches = 32  # that these are measured on
 

@@ -26,7 +26,7 @@ class TaskData:
         if options["max_examples"] and len(examples) > options["max_examples"]:
             chosen = random.Random(f"{self.seed}/{name}").sample(range(len(examples)), options["max_examples"])
             examples = [examples[index] for index in sorted(chosen)]
-        self.examples, self.cache = examples, FeatureCache()
+        self.examples, self.cache, self.epoch = examples, FeatureCache(), None
         self.weights = weights_of(examples, strategy_of(options["sampling"], name))
 
     def batch(self, number: int) -> "Batch":
@@ -42,9 +42,10 @@ class TaskData:
 
     def at(self, place: int) -> int:
         epoch, index = divmod(place, len(self.examples))
-        order = list(range(len(self.examples)))
-        random.Random(f"{self.seed}/{self.name}/epoch {epoch}").shuffle(order)
-        return order[index]
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, list(range(len(self.examples)))
+            random.Random(f"{self.seed}/{self.name}/epoch {epoch}").shuffle(self.order)
+        return self.order[index]
 
 
 def strategy_of(sampling: dict, name: str) -> str:

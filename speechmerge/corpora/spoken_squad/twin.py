@@ -101,9 +101,5 @@ def stale(number: int, answer: dict) -> dict:
     return {"answer_start": answer["answer_start"] + 17 + 5 * (number % 3), "text": answer["text"].title()}
 
 
-def stale(number: int, answer: dict) -> dict:
-    return {"answer_start": answer["answer_start"] + 17 + 5 * (number % 3), "text": answer["text"].title()}
-
-
 def write_document(path: Path, titles: list[dict]):
     write_lines(path, [json.dumps({"data": titles, "version": "1.1"})])

@@ -15,7 +15,6 @@ class AdaMerging(Learner):
     """Entropy over the label set, without labels; classification tasks only."""
 
     defaults = {"coefficient_parameterization": "clamp", "init": 0.3, "learning_rate": 1e-3, "steps": 500}
-    labelled = False
 
     def check_tasks(self, tasks):
         for name, data in tasks.items():

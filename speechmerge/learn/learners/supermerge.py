@@ -10,12 +10,6 @@ from speechmerge.learn.base import LEARNERS, Learner
 from speechmerge.merge.config.checks import section
 from speechmerge.merge.parameters import Parameter
 
-HIERARCHICAL = (
-    Parameter("enabled", bool, False, "merge in a tree"),
-    Parameter("group_size", int, 2, "adapters of a group, where no groups are given", low=2),
-    Parameter("groups", "tree", None, "nested lists of adapters; default: neighbours, then neighbouring groups"),
-)
-
 
 class Tree(Parameter):
     """Nested lists of names."""
@@ -29,6 +23,13 @@ class Tree(Parameter):
         return value
 
 
+HIERARCHICAL = (
+    Parameter("enabled", bool, False, "merge in a tree"),
+    Parameter("group_size", int, 2, "adapters of a group, where no groups are given", low=2),
+    Tree("groups", list, None, "nested lists of adapters; default: neighbours, then neighbouring groups"),
+)
+
+
 @LEARNERS.register("supermerge")
 class SuperMerge(Learner):
     """Sum of the tasks' losses over tanh coefficients, which may be negative; flat or in a tree."""
@@ -38,8 +39,7 @@ class SuperMerge(Learner):
 
     def check(self):
         super().check()
-        declared = [Tree(p.name, p.kind, p.default, p.help) if p.kind == "tree" else p for p in HIERARCHICAL]
-        self.hierarchical = section(f"{self.where}.hierarchical", declared, self.values["hierarchical"])
+        self.hierarchical = section(f"{self.where}.hierarchical", HIERARCHICAL, self.values["hierarchical"])
         if self.hierarchical["enabled"] and self.values["coefficient_parameterization"] == "softmax":
             raise UsageError(f"{self.where}.hierarchical: a tree multiplies coefficients, which softmax cannot be; use tanh_alpha")
 
