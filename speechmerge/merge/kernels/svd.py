@@ -23,6 +23,7 @@ from speechmerge.merge.kernels.eigen import FEW, leading
 NUMERICAL_RANK = 1e-7  # singular values below this part of the largest are float32 rounding
 CONDITION = 1e3  # of scaled factors, up to which Gram matrices keep 1e-9 of the singular values
 GUARD = 8  # vectors beyond the wanted ones, so that the gap to those left out is not that of two neighbours
+ROOTS = 1e-3  # part of the largest possible value down to which roots of Gram matrices keep 1e-9 of vectors and error
 GRAM_RANK = 1e-4  # relative size of singular values down to which their vectors come from a Gram matrix
 CANCELLED = 1e-3  # part of the norm below which what is lost is summed up, not the difference of two squares
 SMALL = 256  # up to this size a complete SVD costs less than what avoids it
@@ -116,27 +117,20 @@ def _by_roots(left, right, grams, weights, rank: int) -> SVD | None:
     """The leading ones alone, from roots of the scaled Gram matrices; None where they might not be accurate.
 
     left [m, R] and right [n, R] are the factors, each column times the length of the other factor's. What rounding adds
-    to a Gram matrix, some 1e-16 of it, turns vectors of singular value d by 1e-16 (largest possible / d)^2.
+    to a Gram matrix, some 1e-16 of it, turns vectors of singular value d by 1e-16 (largest possible / d)^2, and adds its
+    root to singular values that are zero: what is lost must be larger than that, or is not known.
     """
-    roots = [_root(gram) for gram in grams]
-    core = svd(roots[0] * weights @ roots[1].T, rank)
-    largest = weights.max() * (grams[0].abs().sum(0).max() * grams[1].abs().sum(0).max()).sqrt()
-    if core.values[-1] < GRAM_RANK * largest:
+    lowers, failed = zip(*map(torch.linalg.cholesky_ex, grams))
+    if any(failed):
         return None
-    U = left @ (roots[1].T @ core.right.T / core.values)
-    V = right @ (roots[0].T @ core.left / core.values)
+    core = svd(lowers[0].T * weights @ lowers[1], rank)
+    largest = weights.max() * (grams[0].abs().sum(0).max() * grams[1].abs().sum(0).max()).sqrt()
+    cut = len(core.values) < len(weights)
+    if core.values[-1] < ROOTS * largest or cut and core.lost * core.norm < (ROOTS * largest) ** 2:
+        return None
+    U = left @ (lowers[1] @ core.right.T / core.values)
+    V = right @ (lowers[0] @ core.left / core.values)
     return SVD(U, core.values, V.T, core.norm, core.lost)
-
-
-def _root(gram: torch.Tensor) -> torch.Tensor:
-    """T with T'T = gram, whose diagonal is 1. A singular one is raised by what its rounding may be."""
-    lower, failed = torch.linalg.cholesky_ex(gram)
-    if failed:
-        lower, failed = torch.linalg.cholesky_ex(gram + 1e-14 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
-    if not failed:
-        return lower.T
-    values, vectors = torch.linalg.eigh(gram)
-    return values.clamp_min(0).sqrt()[:, None] * vectors.T
 
 
 def _orthonormal(tall: torch.Tensor, gram: torch.Tensor, lengths: torch.Tensor):
