@@ -22,7 +22,7 @@ from speechmerge.merge.save import METADATA
 from speechmerge.models.adapters import check_base
 from speechmerge.models.base import Item, SpeechModel
 from speechmerge.provenance import provenance
-from speechmerge.systems import System, content_files
+from speechmerge.systems import System, content_files, own_adapter
 
 log = logging.getLogger(__name__)
 SAVE_EVERY = 20.0  # seconds of work that a kill may cost
@@ -150,14 +150,22 @@ class Decoder:
     def folder(self, system: System) -> Path:
         return Path(self.output_dir or self.exp_dir / "decode" / self.split / system.name / self.set_name)
 
+    def head(self, system: System):
+        """The folder that has what this task needs beside the weights: of an adapter trained on it the adapter's own,
+        else that of the adapter registered for this set."""
+        if system.kind == "adapter" and system.task == self.task.name:
+            return system.path
+        return own_adapter(self.set_name, self.task.name, self.exp_dir)
+
     def key(self, system: System) -> str:
-        context = self.model.context
+        context, heads = self.model.context, self.model.equipment(self.head(system))
         return fingerprint({
             "base": self.model.fingerprint(), "dtype": str(self.model.dtype), "options": self.options.deciding(),
             "system": [(path.name, file_hash(path)) for path in content_files(system)],
             "data": self._data_print, "task": self.task.name,
             "context": [context.kind] if context.kind == "full" else [context.kind, context.minimum, context.step],
             **({"settings": self.task.settings()} if self.task.settings() else {}),
+            **({"heads": [(path.name, file_hash(path)) for path in heads]} if heads else {}),
         })
 
     def done(self, system: System, key: str) -> bool:
@@ -193,6 +201,7 @@ class Decoder:
         if not missing:
             return
         work = {"options": self.options, "cache": self.cache, "batches": missing}
+        self.model.equip(self.task, self.head(system))
         with weights_of(self.model, system):
             if by_cosine(self.task):
                 made = compared(self.model, self.task, self.examples, **work)

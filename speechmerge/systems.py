@@ -128,6 +128,15 @@ def task_of(name: str, given: str | None, exp_dir):
     return get_task(given or (adapter.task if adapter and name not in TASKS.names() else name))
 
 
+def own_adapter(set_name: str, task: str, exp_dir) -> str | None:
+    """The folder of the registered adapter of this set; where none has its name, of the only one of this task."""
+    known = known_adapters(exp_dir)
+    if set_name in known:
+        return known[set_name].path
+    paths = [system.path for system in known.values() if system.task == task]
+    return paths[0] if len(paths) == 1 else None
+
+
 def training_records(systems, exp_dir) -> list[dict]:
     """speechmerge.json of the adapters behind these systems; where there are none (the base), of all registered ones."""
     folders = [Path(path) for system in systems for path in _adapter_folders(system)]

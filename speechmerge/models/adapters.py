@@ -5,11 +5,19 @@ from pathlib import Path
 import torch
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json
+from speechmerge.files import read_json, write_json
 from speechmerge.storage.checkpoint import Checkpoint
 
 LORA_WEIGHTS, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 RECORDS = ("speechmerge.json", "merge_metadata.json")
+
+
+def save_adapter(module, folder: Path):
+    """A PEFT adapter as plain PEFT loads it, the same bytes for the same weights."""
+    module.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    config = read_json(folder / LORA_CONFIG)
+    write_json(folder / LORA_CONFIG, {**config, "target_modules": sorted(config["target_modules"])})
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@
     with model.adapter("exp/asr/asr"):
         texts = model.generate(model.collate(items, task), task)
 
-A family is one module of this package: a subclass of SpeechModel registered under the `model_type` of config.json.
+A family is one module of this package: a subclass of SpeechModel registered under its name; the families say which
+folders and names are theirs (`recognises`, `find`).
 """
 import contextlib
 import re
@@ -20,6 +21,8 @@ from speechmerge.registry import Registry, nearest
 FAMILIES = Registry("model family", "speechmerge.models")
 CONTEXTS = ("full", "dynamic")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("4bit", "8bit")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # code of others and pickled weights are not fetched
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 BLOCK = re.compile(r"(?:^|\.)(\w+)\.layers\.(\d+)\.")
@@ -32,6 +35,28 @@ class Item:
     example: object
     features: object
     seconds: float
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where the weights go and in which type. A family refuses what it cannot do (see SpeechModel.loadable)."""
+
+    device: str = "auto"  # "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"
+    dtype: str = "float32"  # of the weights, one of DTYPES
+    quantization: str | None = None  # of a frozen base, one of QUANTIZATIONS (bitsandbytes)
+    attention: str | None = None  # one of ATTENTIONS; None: what the family takes
+    device_map: str | None = None  # "auto": spread over all GPUs (accelerate)
+
+    def __post_init__(self):
+        for name, known in (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("attention", ATTENTIONS)):
+            found = getattr(self, name)
+            if found is not None and found not in known:
+                raise UsageError(f"{name.replace('_', ' ')} {found!r}; {nearest(found, known)}")
+
+    def extras(self) -> dict[str, str]:
+        """What goes beyond device and type, by option name."""
+        names = ("quantization", "attention", "device_map")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +89,8 @@ class SpeechModel:
     """
 
     family: str
+    model_types: tuple[str, ...] = ()  # in config.json, of the folders that are of this family
+    loadable: tuple[str, ...] = ()  # which of Loading.extras() it can do
     pair_silence = 0.0  # seconds between the two utterances of a pair
     full_seconds = float("inf")  # what is longer is cut
 
@@ -72,8 +99,45 @@ class SpeechModel:
         self.source, self.path, self.context = source, Path(path), context
 
     @classmethod
-    def load(cls, path: Path, source: str, device, dtype, context: Context) -> "SpeechModel":
+    def recognises(cls, path: Path) -> bool:
+        """Is this folder a model of the family?"""
+        return (path / "config.json").is_file() and read_json(path / "config.json").get("model_type") in cls.model_types
+
+    @classmethod
+    def find(cls, name: str) -> Path | None:
+        """The local place of a model that only this family knows by this name (fetched where it is not there yet)."""
+        return None
+
+    @classmethod
+    def load(cls, path: Path, source: str, loading: Loading, context: Context) -> "SpeechModel":
         raise NotImplementedError
+
+    def save(self, folder):
+        """What was trained: a PEFT adapter, or the whole model with what belongs to it; a family with heads adds those."""
+        from speechmerge.models.adapters import save_adapter
+
+        if self.module is not self.core:
+            return save_adapter(self.module, Path(folder))
+        self.module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.feature_extractor.save_pretrained(folder)
+
+    def unfreeze(self):
+        """Full fine-tuning: all weights take gradients but those that this family keeps as pre-trained."""
+        self.module.requires_grad_(True)
+
+    def build(self, task, examples, labels):
+        """Before training: what the task needs beside the pre-trained weights (a head), made for these examples.
+
+        labels: the closed label set of the task, or None.
+        """
+
+    def equip(self, task, folder):
+        """Before decoding: the same from the folder of the adapter that was trained on the task (None: there is none)."""
+
+    def equipment(self, folder) -> list[Path]:
+        """The files that `equip` reads in this folder; they decide a result like the weights do."""
+        return []
 
     def features(self, audio: tuple[str, ...], utterance: str | None = None):
         """Tensor (channels, frames) of one utterance, or of the two of a pair joined by silence."""
@@ -166,26 +230,23 @@ class SpeechModel:
             yield self
 
 
-def load_model(source, device: str = "auto", dtype: str = "float32", audio_context: str = "full",
-               audio_context_min: float = 2.0, audio_context_step: float = 0.5) -> SpeechModel:
-    """Load a model from a folder or by hub id; the family follows from `model_type` in its config.json.
+def load_model(source, loading: Loading | None = None, context: Context | None = None, **options) -> SpeechModel:
+    """Load a model from a folder, by hub id or by a name that a family knows.
 
-    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; dtype: of the weights, one of DTYPES;
-    audio_context: "full" or "dynamic" (see Context; min and step in seconds).
+    options: the fields of Loading (device="cpu", dtype=...), and audio_context, audio_context_min, audio_context_step
+    (see Context; seconds), for those who give neither `loading` nor `context`.
     Raises SpeechMergeError for a missing folder or file, another family, a vocabulary that does not match.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r}; {nearest(dtype, DTYPES)}")
+    keys = {"audio_context": "kind", "audio_context_min": "minimum", "audio_context_step": "step"}
+    context = context or Context(**{keys[name]: options.pop(name) for name in list(options) if name in keys})
+    loading = loading or Loading(**options)
     _quiet()
-    path = find_model(source)
-    config = read_json(path / "config.json")
-    if "auto_map" in config:
-        raise SpeechMergeError(f"{path}/config.json: this model brings code of its own (auto_map), which is not run; "
-                               f"expected a plain model of a known family ({', '.join(FAMILIES.names())})")
-    family = FAMILIES.get(config.get("model_type") or "missing model_type in config.json")
-    source = str(path.resolve()) if Path(source).expanduser().is_dir() else str(source)
-    context = Context(audio_context, audio_context_min, audio_context_step)
-    return family.load(path, source, pick_device(device), dtype, context)
+    path, family = find_model(source)
+    for name, value in loading.extras().items():
+        if name not in family.loadable:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: models of the family {family.family} have no such option")
+    local = Path(source).expanduser().exists()
+    return family.load(path, str(path.resolve()) if local else str(source), loading, context)
 
 
 def _quiet():
@@ -199,16 +260,38 @@ def _quiet():
         transformers_logging.disable_progress_bar()
 
 
-def find_model(source) -> Path:
-    """The local folder of a model; a hub id is taken from the cache or downloaded."""
+def families() -> list[type[SpeechModel]]:
+    return [FAMILIES.get(name) for name in FAMILIES.names()]
+
+
+def find_model(source) -> tuple[Path, type[SpeechModel]]:
+    """The local place of a model and its family; a hub id is taken from the cache or downloaded."""
     path = Path(source).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise SpeechMergeError(f"{path}: has no config.json; expected a model folder as save_pretrained writes it")
-        return path
+        return path, family_of(path)
+    for family in families():
+        if found := family.find(str(source)):
+            return found, family
     if path.exists() or not HUB_ID.fullmatch(str(source)):
         raise SpeechMergeError(f"model {source}: no such folder; expected one or a hub id such as openai/whisper-base")
-    return _from_hub(str(source))
+    path = _from_hub(str(source))
+    return path, family_of(path)
+
+
+def family_of(path: Path) -> type[SpeechModel]:
+    """Raises SpeechMergeError for a folder that is no model, of no known family, or that brings code of its own."""
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if "auto_map" in config:
+        raise SpeechMergeError(f"{path}/config.json: this model brings code of its own (auto_map), which is not run; "
+                               f"expected a plain model of a known family ({', '.join(FAMILIES.names())})")
+    for family in families():
+        if family.recognises(path):
+            return family
+    if not config:
+        raise SpeechMergeError(f"{path}: has no config.json; expected a model folder as save_pretrained writes it")
+    known = [name for family in families() for name in family.model_types]
+    raise SpeechMergeError(f"{path}/config.json: model_type {config.get('model_type')!r}; "
+                           f"{nearest(str(config.get('model_type')), known)}")
 
 
 def _from_hub(name: str) -> Path:
@@ -239,6 +322,21 @@ def pick_device(device: str):
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
     return chosen
+
+
+def pretrained_options(loading: Loading) -> dict:
+    """Arguments of `from_pretrained` for type and attention. Raises SpeechMergeError where a package is missing."""
+    import importlib.util
+
+    import torch
+
+    options = {"dtype": getattr(torch, loading.dtype)}
+    if loading.attention == "flash_attention_2" and not importlib.util.find_spec("flash_attn"):
+        raise SpeechMergeError("--attention flash_attention_2: the package is not installed; run `pip install flash-attn "
+                               "--no-build-isolation` on a machine with an NVIDIA GPU")
+    if loading.attention:
+        options["attn_implementation"] = loading.attention
+    return options
 
 
 def require_files(path: Path, alternatives: dict[str, list[str]]):

@@ -1,6 +1,6 @@
 """The options of every verb that loads a model. What is not given is as the adapters were trained."""
 from speechmerge.errors import UsageError
-from speechmerge.models.base import CONTEXTS, DTYPES, Context, load_model
+from speechmerge.models.base import ATTENTIONS, CONTEXTS, DTYPES, QUANTIZATIONS, Context, Loading, load_model
 
 CONTEXT_OPTIONS = {"kind": "audio_context", "min": "audio_context_min", "step": "audio_context_step"}
 TASK_OPTIONS = ("prompt", "target_format", "verification")
@@ -9,9 +9,12 @@ DEFAULTS = {"kind": Context().kind, "min": Context().minimum, "step": Context().
 
 def add_model_arguments(parser):
     group = parser.add_argument_group("model")
-    group.add_argument("--model", help="folder or hub id of the base model; default: the base of the adapters")
+    group.add_argument("--model", help="folder, hub id or name of the base model; default: the base of the adapters")
     group.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:N")
     group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the weights")
+    group.add_argument("--quantization", choices=QUANTIZATIONS, help="of the frozen base (bitsandbytes; audio LLMs)")
+    group.add_argument("--attention", choices=ATTENTIONS, help="implementation of attention; default: the model's own")
+    group.add_argument("--device-map", help="auto: spread a large model over all GPUs")
     group.add_argument("--audio-context", choices=CONTEXTS,
                        help="full: all the encoder holds (Whisper: 30 s); dynamic: as much as an utterance needs; default: "
                             "as the adapters were trained, without adapters full")
@@ -30,7 +33,8 @@ def model_from(args, records=()):
         given = getattr(args, option)
         found = given if given is not None else agreed(f"--{option.replace('_', '-')}", [context[key] for context in contexts])
         chosen[key] = DEFAULTS[key] if found is None else found
-    return load_model(source, args.device, args.dtype, chosen["kind"], chosen["min"], chosen["step"])
+    extras = {name: getattr(args, name, None) for name in ("quantization", "attention", "device_map")}
+    return load_model(source, Loading(args.device, args.dtype, **extras), Context(chosen["kind"], chosen["min"], chosen["step"]))
 
 
 def configured(tasks, records, args) -> list:

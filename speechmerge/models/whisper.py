@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel, require_files
+from speechmerge.models.base import FAMILIES, Context, Item, Loading, SpeechModel, pick_device, pretrained_options, require_files
 from speechmerge.models.label_tree import chunks, score_tree
 from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
 
@@ -32,6 +32,8 @@ class Whisper(SpeechModel):
     """Whisper of any size, by hub id or folder; also the mini base."""
 
     family = "whisper"
+    model_types = ("whisper",)
+    loadable = ("attention",)
     pair_silence = 0.2
 
     def __init__(self, module, tokenizer, feature_extractor, source, path, context):
@@ -43,18 +45,17 @@ class Whisper(SpeechModel):
         self.cut_a_prompt = False
 
     @classmethod
-    def load(cls, path, source, device, dtype, context: Context):
+    def load(cls, path, source, loading: Loading, context: Context):
         from transformers import AutoFeatureExtractor, AutoTokenizer, WhisperForConditionalGeneration
 
         require_files(path, {"tokenizer": ["tokenizer.json", "vocab.json"],
                              "feature extractor": ["preprocessor_config.json", "processor_config.json"],
                              "weights as safetensors": ["model.safetensors", "model.safetensors.index.json"]})
         tokenizer = AutoTokenizer.from_pretrained(path)
-        dtype = getattr(torch, dtype)
-        module = WhisperForConditionalGeneration.from_pretrained(path, use_safetensors=True, dtype=dtype)
+        module = WhisperForConditionalGeneration.from_pretrained(path, use_safetensors=True, **pretrained_options(loading))
         module.model.encoder.__class__ = AnyLengthEncoder
         extractor = AutoFeatureExtractor.from_pretrained(path)
-        model = cls(module.to(device).eval(), tokenizer, extractor, source, path, context)
+        model = cls(module.to(pick_device(loading.device)).eval(), tokenizer, extractor, source, path, context)
         model.check_vocabulary()
         return model
 
@@ -285,6 +286,11 @@ class Whisper(SpeechModel):
         return self.core(encoder_outputs=hidden, decoder_input_ids=inputs, past_key_values=cache, use_cache=True).logits
 
     # Layers
+
+    def unfreeze(self):
+        """Fixed sinusoids stay fixed, as in pre-training."""
+        self.module.requires_grad_(True)
+        self.core.model.encoder.embed_positions.requires_grad_(False)
 
     def target_modules(self, which="all-linear"):
         names = self.linear_names()

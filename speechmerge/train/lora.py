@@ -12,8 +12,7 @@ def prepare(model: SpeechModel, options: TrainOptions):
     if options.gradient_checkpointing:  # non-reentrant: gradients flow although the inputs of the frozen base take none
         model.core.gradient_checkpointing_enable({"use_reentrant": False})
     if options.tuning == "full":
-        model.module.requires_grad_(True)
-        _freeze_positions(model)
+        model.unfreeze()
         return
     from peft import get_peft_model
 
@@ -33,13 +32,6 @@ def lora_config(model: SpeechModel, options: TrainOptions):
         r=options.rank, lora_alpha=alpha, lora_dropout=options.dropout, target_modules=model.target_modules(targets),
         use_rslora=options.use_rslora, use_dora=options.use_dora, bias="none",
     )
-
-
-def _freeze_positions(model):
-    """Fixed sinusoids stay fixed, as in pre-training."""
-    for name, parameter in model.core.named_parameters():
-        if name.endswith("encoder.embed_positions.weight"):
-            parameter.requires_grad_(False)
 
 
 def trained_parameters(model: SpeechModel) -> int:

@@ -94,6 +94,7 @@ def make_trainer(model: SpeechModel, task, train_data, dev_data, checkpoints: Pa
         raise UsageError("--precision fp16 needs a GPU; on this CPU use fp32 or bf16")
     examples = usable(model, task, task.examples(train_data), train_data)
     dev = spread(task.examples(dev_data), options.dev_limit) if dev_data else []
+    model.build(task, examples, task.labels(train_data))
     prepare(model, options)
     log.info("%s: %d utterances, %d of the dev set, %d trained parameters, base %s", task.name, len(examples), len(dev),
              trained_parameters(model), model.source)

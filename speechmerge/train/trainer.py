@@ -18,7 +18,6 @@ from speechmerge.data.augment import Augmentation
 from speechmerge.data.batching import BucketBatchSampler, DurationBatchSampler, FeatureCache
 from speechmerge.decode import Options, answer_scores, hypotheses
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json, write_json
 from speechmerge.models.base import Item, SpeechModel
 from speechmerge.train.options import TrainOptions
 
@@ -154,7 +153,7 @@ class TaskTrainer(Trainer):
         rotate_checkpoints(self.args.output_dir, 1, self.state.best_model_checkpoint)
 
     def _save(self, output_dir=None, state_dict=None):
-        save_weights(self.speech, output_dir or self.args.output_dir)
+        self.speech.save(output_dir or self.args.output_dir)
 
 
 @contextlib.contextmanager
@@ -168,21 +167,6 @@ def disk_errors(folder: Path):
             raise
         raise SpeechMergeError(f"{folder}: no space left on the device; free some and run the same command again, "
                                "training goes on from the last whole checkpoint") from error
-
-
-def save_weights(speech: SpeechModel, folder):
-    """A PEFT adapter, or the whole model with what belongs to it."""
-    from peft import PeftModel
-
-    if isinstance(speech.module, PeftModel):
-        speech.module.save_pretrained(folder, save_embedding_layers=False)
-        (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        config = read_json(Path(folder) / "adapter_config.json")
-        write_json(Path(folder) / "adapter_config.json", {**config, "target_modules": sorted(config["target_modules"])})
-        return
-    speech.module.save_pretrained(folder)
-    speech.tokenizer.save_pretrained(folder)
-    speech.feature_extractor.save_pretrained(folder)
 
 
 class Flow(TrainerCallback):
