@@ -175,6 +175,15 @@ class SpeechModel:
         """Tensor (batch, d) on the CPU, float32: the encoder's last states, their mean over what holds sound."""
         raise NotImplementedError
 
+    def encoder_states(self, batch: dict, layer: int):
+        """(states (batch, positions, d), positions that hold sound (batch)) of one layer of the encoder, for routers.
+
+        layer: 0 the input of the first block, k the output of the k-th, -1 what the decoder is given. Only the blocks up to
+        it are computed. Positions are equally far apart; all of them, also those of silence, are returned.
+        """
+        raise SpeechMergeError(f"{self.source}: models of the family {self.family} give no states of single layers, so "
+                               "there is nothing for a router to hear; train routers on a Whisper")
+
     def generate(self, batch: dict, task, num_beams: int = 1) -> list[str]:
         raise NotImplementedError
 

@@ -214,6 +214,15 @@ class Whisper(SpeechModel):
         return ((states * heard[..., None]).sum(1) / positions).cpu()
 
     @torch.inference_mode()
+    def encoder_states(self, batch, layer):
+        depth = len(self.core.model.encoder.layers)
+        if not -1 <= layer <= depth:
+            raise SpeechMergeError(f"{self.source}: layer {layer} of an encoder of {depth}; expected 0 to {depth}, or -1")
+        features = batch["input_features"].to(self.device)
+        found = self.core.model.encoder(features, depth=None if layer == -1 else layer).last_hidden_state
+        return found, batch["positions"]
+
+    @torch.inference_mode()
     def generate(self, batch, task, num_beams=1):
         """Texts by greedy or beam search, without the language and timestamp logic of Whisper's own generate()."""
         from transformers import GenerationMixin

@@ -16,10 +16,11 @@ from speechmerge.errors import SpeechMergeError
 class AnyLengthEncoder(WhisperEncoder):
     """Same parameters as WhisperEncoder: an existing encoder becomes one by `encoder.__class__ = AnyLengthEncoder`."""
 
-    def forward(self, input_features, attention_mask=None, output_hidden_states=False, **kwargs):
+    def forward(self, input_features, attention_mask=None, output_hidden_states=False, depth=None, **kwargs):
         """(batch, mels, frames), frames <= 2 * positions -> last_hidden_state (batch, ceil(frames / 2), d).
 
         output_hidden_states: also the input of the first layer and the output of every layer, the last one normalised.
+        depth: stop after so many layers; last_hidden_state is then what they give, not normalised.
         """
         hidden = nn.functional.gelu(self.conv1(input_features))
         hidden = nn.functional.gelu(self.conv2(hidden)).permute(0, 2, 1)
@@ -30,12 +31,14 @@ class AnyLengthEncoder(WhisperEncoder):
         hidden = hidden + self.embed_positions(positions)
         hidden = nn.functional.dropout(hidden, p=self.dropout, training=self.training)
         states = [hidden] if output_hidden_states else None
-        for layer in self.layers:
+        for layer in self.layers[:depth]:
             if self.training and self.layerdrop > 0.0 and torch.rand([]) < self.layerdrop:
                 continue
             hidden = layer(hidden, None, **kwargs)
             if states is not None:
                 states.append(hidden)
+        if depth is not None:
+            return BaseModelOutput(last_hidden_state=hidden)
         hidden = self.layer_norm(hidden)
         return BaseModelOutput(last_hidden_state=hidden, hidden_states=states and (*states[:-1], hidden))
 
