@@ -173,13 +173,16 @@ class Decoder:
         record, result = folder / "decode.json", folder / ("scores" if by_cosine(self.task) else "hyp")
         return record.is_file() and read_json(record)["key"] == key and result.is_file()
 
-    def decode(self, system: System, force: bool = False) -> str:
-        """"kept" where the result was there, "made", or "part" where other shards have not finished."""
+    def decode(self, system: System, force: bool = False, carried: bool = False) -> str:
+        """"kept" where the result was there, "made", or "part" where other shards have not finished.
+
+        carried: the model has the system's weights already, whoever put them there.
+        """
         key = self.key(system)
         if not force and self.done(system, key):
             return "kept"
         parts = Parts(self.folder(system), key, shared=self.shard[1] > 1)
-        self._work(system, parts)
+        self._work(system, parts, carried)
         with lock(parts.folder) if parts.shared else contextlib.nullcontext():
             found = parts.read()
             if len(found) == len(self.examples):
@@ -190,7 +193,7 @@ class Decoder:
                 return "made"
         return "kept" if self.done(system, key) else "part"
 
-    def _work(self, system: System, parts: "Parts"):
+    def _work(self, system: System, parts: "Parts", carried: bool):
         ready = parts.read()
         index, count = self.shard
         batches = plan(self.model, self.task, self.examples, self.options)[index::count]
@@ -202,7 +205,7 @@ class Decoder:
             return
         work = {"options": self.options, "cache": self.cache, "batches": missing}
         self.model.equip(self.task, self.head(system))
-        with weights_of(self.model, system):
+        with contextlib.nullcontext() if carried else weights_of(self.model, system):
             if by_cosine(self.task):
                 made = compared(self.model, self.task, self.examples, **work)
             else:

@@ -3,6 +3,7 @@
     evaluation = Evaluation(model, {"asr": get_task("asr"), "kws": get_task("kws")}, "data", "dev", "exp")
     results = evaluation.compare(find_systems(["base", "asr", "kws", "exp/merged/.../run_..."], "exp"))
 """
+import contextlib
 from pathlib import Path
 
 from speechmerge.data.directory import DataDir
@@ -26,10 +27,12 @@ class Evaluation:
         }
         self.scored = {}  # what was scored once: base and single adapters come with every merge
 
-    def decode(self, systems, force: bool = False):
-        for decoder in self.decoders.values():
-            for system in systems:
-                decoder.decode(system, force)
+    def decode(self, systems, force: bool = False, weights=None):
+        for system in systems:
+            own = (weights or {}).get(system.name)
+            with own() if own else contextlib.nullcontext():
+                for decoder in self.decoders.values():
+                    decoder.decode(system, force, carried=own is not None)
 
     def references(self, adapters) -> list[System]:
         """The base, and the single adapter of each set: those of `adapters` (paths), else the registered ones."""
@@ -38,11 +41,15 @@ class Evaluation:
         inside = [system for system in known if Path(system.path).resolve() in paths]
         return [System(BASE, "base"), *(inside or [system for system in known if system.name in self.decoders])]
 
-    def compare(self, systems, force: bool = False) -> dict:
-        """Decode what is missing, then compare `systems` on the sets; exp/scores_<split>.json stays as it is."""
+    def compare(self, systems, force: bool = False, weights=None) -> dict:
+        """Decode what is missing, then compare `systems` on the sets; exp/scores_<split>.json stays as it is.
+
+        weights: {name of a system: function that returns a context in which the model has its weights}, for those that
+        are not to be read from disk.
+        """
         if force:
             self.scored.clear()
-        self.decode(systems, force)
+        self.decode(systems, force, weights)
         names = tuple(system.name for system in systems)
         options = ScoreOptions(sets=tuple(self.decoders), systems=names, data=self.data_root)
         results = compare(self.exp_dir, self.split, options, self.scored)

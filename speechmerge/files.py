@@ -167,6 +167,19 @@ def lock(path):
         yield
 
 
+def try_lock(path):
+    """The open file that holds the lock for `path` until it is closed or its process ends; None where another has it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path.parent / f".{path.name}.lock", "a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
 def append_index(path, entry):
     """Append `entry` to a JSON list that several processes may write, always whole on disk."""
     with lock(path):

@@ -1,9 +1,12 @@
 """A sweep: one merge per point of a search, scored on a validation split, ranked by its worst task.
 
 The summary, exp/merged/<method>/<task_combo>/sweeps/sweep_<time>.json, is written after every point; an unfinished one
-of the same adapters, search, split and data is gone on with. A larger budget goes on, too.
+of the same adapters, search, split and data is gone on with, by any number of workers at once: start the same command
+again. A larger budget goes on, too. No weights are written: a point is a mix in an adapter bank, or made in memory.
 """
+import functools
 import logging
+import math
 import shutil
 import time
 from pathlib import Path
@@ -12,20 +15,26 @@ from speechmerge.data.directory import DataDir
 from speechmerge.decode import Options
 from speechmerge.errors import SpeechMergeError
 from speechmerge.evaluation import Evaluation, own_sets
-from speechmerge.files import fingerprint, lock, read_json, sha256_file, write_json
+from speechmerge.files import fingerprint, lock, read_json, sha256_file
+from speechmerge.in_memory import Mixer
 from speechmerge.merge.config.spec import MergeSpec
 from speechmerge.merge.registry import METHODS
 from speechmerge.merge.run import prepare
 from speechmerge.merge.save import save
 from speechmerge.merge.tag import task_combo
-from speechmerge.metrics.interference import rank
 from speechmerge.models.options import CONTEXT_OPTIONS, TASK_OPTIONS, configured, model_from
 from speechmerge.provenance import provenance
-from speechmerge.search import searcher, warm_points, worst
+from speechmerge.search import searcher, warm_points
+from speechmerge.search.halving import at_rung, goes_on
+from speechmerge.search.journal import DONE, STOPPED, Claim, Journal
+from speechmerge.search.warm import worst
 from speechmerge.subset import write_subsets
 from speechmerge.systems import adapter_labels, content_files, find_adapters, find_systems, training_records
 
 log = logging.getLogger(__name__)
+
+
+DRAWN = {"enabled": True, "seed": 0, "shuffle": True, "stratified": True, "max_samples": None, "per_task": {}}
 
 
 class Sweep:
@@ -55,16 +64,16 @@ class Sweep:
 
     def run(self) -> dict:
         with lock(self.folder / "sweep"):
-            path, summary = self.summary()
-            if self.next(summary) is None:
-                log.info("%s: already searched with the same inputs (--force true searches again)", path)
-            else:
-                self.search(path, summary)
-        return {**summary, "path": str(path)}
-
-    def next(self, summary: dict) -> dict | None:
-        points = [(point["values"], worst(point)) for point in summary["points"]]
-        return self.searcher.ask(points, [tuple(point) for point in summary["warm_points"]])
+            path, found = self.summary()
+            journal = Journal(path, found)
+        claim = journal.claim(self.searcher)
+        if claim is None:
+            log.info("%s: already searched with the same inputs (--force true searches again)", path)
+        else:
+            self.search(journal, claim)
+        if others := journal.running():
+            log.warning("%s: %d points are still being tried by other workers", path, others)
+        return {**journal.read(), "path": str(path)}
 
     def summary(self) -> tuple[Path, dict]:
         """The summary of an earlier sweep with the same key, or a new one."""
@@ -95,40 +104,79 @@ class Sweep:
         told = {name: getattr(args, name) for name in TASK_OPTIONS if getattr(args, name, None) is not None}
         return fingerprint([decided, scored, contents, Options.of(args).deciding(), model, *([told] if told else [])])
 
-    def search(self, path: Path, summary: dict):
+    def search(self, journal: Journal, claim: Claim | None):
         evaluation = self.evaluation()
         references = evaluation.references([system.path for _, system in self.systems])
-        while (values := self.next(summary)) is not None:
-            log.info("point %d of %d: %s", len(summary["points"]) + 1, self.searcher.size, values)
-            summary["points"].append(self.score(values, evaluation, references))
-            summary["ranking"] = rank({point["tag"]: point["interference_delta"] for point in summary["points"]})
-            write_json(path, summary)
-        if not self.args.keep_points:
-            shutil.rmtree(self.folder / "points", ignore_errors=True)  # their locks
+        while claim is not None:
+            log.info("point %d of %d: %s", claim.number + 1, self.searcher.size, claim.values)
+            try:
+                journal.finish(claim, self.climb(claim.values, evaluation, references, journal))
+            finally:
+                claim.release()
+            claim = journal.claim(self.searcher)
+        if not (self.args.keep_points or journal.running()):
+            shutil.rmtree(self.folder / "points", ignore_errors=True)  # metadata and locks
 
-    def evaluation(self) -> Evaluation:
+    def climb(self, values: dict, evaluation, references, journal: Journal) -> dict:
+        """Score one point, on parts of the data first where the search says so."""
+        halving, rungs = self.spec.search.get("halving"), {}
+        for rung in halving["rungs"] if halving else ():
+            found = self.score(values, self.part(rung), references)
+            rungs[str(rung)] = worst(found)
+            others = at_rung(journal.read()["points"], rung)
+            if not goes_on(rungs[str(rung)], others, halving["keep"]):
+                return {**found, "state": STOPPED, "rungs": rungs}
+        return {**self.score(values, evaluation, references), "state": DONE, **({"rungs": rungs} if rungs else {})}
+
+    @functools.cached_property
+    def model(self):
+        records = training_records([system for _, system in self.systems], self.args.exp_dir)
+        configured(self.sets.values(), records, self.args)
+        return model_from(self.args, records)
+
+    @functools.cached_property
+    def mixer(self) -> Mixer:
+        return Mixer(self.model)
+
+    @functools.lru_cache(maxsize=None)
+    def part(self, share: float) -> Evaluation:
+        return self.evaluation(share)
+
+    def evaluation(self, share: float = 1.0) -> Evaluation:
+        """On the evaluation set, or on a share of it, drawn once."""
         args, data, split, subset = self.args, self.args.data, self.spec.split, self.spec.eval_subset
-        if subset and subset["enabled"]:
-            data, split = write_subsets(data, split, self.sets, subset, args.exp_dir)
-        records = training_records([system for _, system in self.systems], args.exp_dir)
-        model = model_from(args, records)
-        configured(self.sets.values(), records, args)
-        return Evaluation(model, self.sets, data, split, args.exp_dir, Options.of(args))
+        if subset and subset["enabled"] or share < 1:
+            data, split = write_subsets(data, split, self.sets, self.subset(subset, share), args.exp_dir)
+        return Evaluation(self.model, self.sets, data, split, args.exp_dir, Options.of(args))
+
+    def subset(self, settings: dict | None, share: float) -> dict:
+        """The settings of the evaluation subset with every size multiplied by `share`."""
+        settings = settings if settings and settings["enabled"] else DRAWN
+        if share == 1:
+            return settings
+        sizes = {}
+        for name, task in self.sets.items():
+            limit = settings["per_task"].get(name, settings)["max_samples"]
+            there = len(task.examples(DataDir.read(Path(self.args.data) / name / self.spec.split)))
+            sizes[name] = {"max_samples": math.ceil(share * min(there, limit or there))}
+        return {**settings, "per_task": sizes}
 
     def score(self, values: dict, evaluation: Evaluation, references) -> dict:
         """Merge, decode and score one point."""
-        args, spec = self.args, self.spec.at(values)
-        vector = self.prepared(spec).run(spec.threads)
-        folder = self.folder / "points" / vector.details["tag"]
-        save(vector, folder, as_="delta", base=spec.base)  # exact, and quicker than a LoRA of full rank
-        [system] = find_systems([str(folder)], args.exp_dir)
-        results = evaluation.compare([*references, system])
+        spec = self.spec.at(values)
+        merge = self.prepared(spec)
+        folder = self.folder / "points" / merge.details()["tag"]
+        save(merge.outcome(), folder, as_="none", base=spec.base)
+        [system] = find_systems([str(folder)], self.args.exp_dir)
+        results = evaluation.compare([*references, system], weights={system.name: lambda: self.mixer.applied(merge)})
         entry = next(entry for entry in results["systems"] if entry["name"] == system.name)
-        if not args.keep_points:
+        if not self.args.keep_points:
             shutil.rmtree(folder)
-        deltas = {name: entry["interference_delta"][name].get(args.reading, {}).get("value") for name in self.sets}
+        found = {name: entry["interference_delta"][name].get(self.args.reading, {}) for name in self.sets}
         return {"values": values, "params": spec.method_params, "tag": system.name, "scores": entry["scores"],
-                "interference_delta": deltas, "summary": entry["summary"][args.reading]}
+                "interference_delta": {name: delta.get("value") for name, delta in found.items()},
+                "intervals": {name: delta["ci"] for name, delta in found.items() if "ci" in delta},
+                "summary": entry["summary"][self.args.reading]}
 
 
 def best_point(summary: dict) -> dict:

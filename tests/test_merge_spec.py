@@ -65,7 +65,7 @@ BAYES = {"type": "bayes", "space": {"scale": {"type": "float", "min": 0, "max": 
     ({"optimizer": {"type": "supermrge"}}, "optimizer.type: unknown optimizer 'supermrge'; did you mean 'supermerge'?"),
     ({"optimizer": {"type": "supermerge", "params": [1]}}, "optimizer.params: found [1], expected a mapping"),
     ({"optimizer": {"tpye": "none"}}, "optimizer.tpye: unknown key; did you mean 'type'?"),
-    ({"search": {"type": "random"}}, "search.type: found 'random', expected one of grid, bayes"),
+    ({"search": {"type": "annealing"}}, "search.type: found 'annealing', expected one of grid, bayes"),
     ({"search": {"grid": {}}}, "search.grid: nothing to search"),
     ({"search": {"grid": {"lambda": 3}}}, "search.grid.lambda: found 3, expected a list"),
     ({"search": {"grid": {"scale": [1]}, "gird": 1}}, "search.gird: unknown key; did you mean 'grid'?"),

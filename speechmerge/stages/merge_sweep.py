@@ -20,7 +20,7 @@ def add_arguments(parser):
     parser.add_argument("--allow-test-selection", type=boolean, default=False,
                         help="let the test split decide, and say so in the result")
     parser.add_argument("--reading", choices=("generation", "labels"), default="generation", help="which score decides")
-    parser.add_argument("--keep-points", type=boolean, default=False, help="keep the weights of every point")
+    parser.add_argument("--keep-points", type=boolean, default=False, help="keep what says how each point was merged: a folder that --systems takes")
     parser.add_argument("--data", default="data", help="folder that holds <task>/<split>/")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
     add_model_arguments(parser)

@@ -17,16 +17,15 @@ from speechmerge.merge.config.checks import known_keys, mapping, section
 from speechmerge.merge.parameters import REQUIRED, Parameter
 from speechmerge.registry import nearest
 
-SEARCHES = {
-    "grid": (),
-    "bayes": (
-        Parameter("budget", int, 20, "points to try", low=1),
-        Parameter("init_points", int, 6, "points spread over the space before the first is proposed", low=1),
-        Parameter("seed", int, 0, "of the search", low=0),
-        Parameter("warm_start_max_points", int, None, "at most so many points of earlier sweeps, the best", low=1),
-    ),
-}
-STRUCTURES = {"grid": ("grid",), "bayes": ("space", "warm_start_sweeps")}  # keys of a search that are no single values
+SAMPLED = (
+    Parameter("budget", int, 20, "points to try", low=1),
+    Parameter("init_points", int, 6, "points spread over the space before the first is proposed", low=1),
+    Parameter("seed", int, 0, "of the search", low=0),
+    Parameter("warm_start_max_points", int, None, "at most so many points of earlier sweeps, the best", low=1),
+)
+SEARCHES = {"grid": (), "bayes": SAMPLED, "tpe": SAMPLED, "cmaes": SAMPLED, "random": SAMPLED}
+KEEP = Parameter("keep", float, 0.5, "share of the points that go on from a rung, the best so far", low=0.01, high=1)
+STRUCTURES = {kind: ("space", "warm_start_sweeps", "halving") for kind in SEARCHES} | {"grid": ("grid", "halving")}
 BOUNDS = (Parameter("min", float, REQUIRED, "smallest value"), Parameter("max", float, REQUIRED, "largest value"))
 SPACES = {
     "float": BOUNDS,
@@ -49,6 +48,19 @@ def keys_of(kind: str) -> list[str]:
     return [*(parameter.name for parameter in SEARCHES[kind]), *STRUCTURES[kind]]
 
 
+def read_halving(path: str, given) -> dict | None:
+    """Successive halving: `{rungs: [0.25, 0.5], keep: 0.5}`, or true for the defaults; None: every point is scored whole."""
+    if given in (None, False):
+        return None
+    given = dict(mapping(path, {} if given is True else given))
+    rungs = given.pop("rungs", [0.25])
+    numbers = isinstance(rungs, list) and rungs and all(isinstance(rung, (int, float)) and 0 < rung < 1 for rung in rungs)
+    if not numbers or sorted(set(rungs)) != rungs:
+        raise UsageError(f"{path}.rungs: found {rungs!r}, expected rising shares between 0 and 1 of the evaluation set, such as "
+                         "[0.1, 0.4]; the whole set follows by itself")
+    return {"rungs": [float(rung) for rung in rungs], **section(path, [KEEP], given)}
+
+
 def read_search(path: str, given) -> dict:
     """`search` with its defaults. Names and values are compared with the method elsewhere."""
     given = dict(mapping(path, given))
@@ -63,6 +75,8 @@ def read_search(path: str, given) -> dict:
             raise UsageError(f"{path}.{key}: unknown key; {nearest(str(key), ['type', *keys_of(kind)])}")
     single = {key: value for key, value in given.items() if key not in STRUCTURES[kind]}
     values = {"type": kind, **section(path, SEARCHES[kind], single)}
+    if halving := read_halving(f"{path}.halving", given.get("halving")):
+        values["halving"] = halving
     if kind == "grid":
         return {**values, "grid": read_grid(f"{path}.grid", given.get("grid"))}
     if values["init_points"] > values["budget"]:
