@@ -30,6 +30,8 @@ def applied(model, directory: Path):
         merge = _add_delta
     elif (directory / "config.json").is_file():
         merge = _load_full
+    elif model.equipment(directory):
+        merge = _keep
     else:
         raise SpeechMergeError(f"{directory}: neither an adapter ({LORA_CONFIG}) nor a model (config.json); "
                                "train or merge it again, or correct its path in exp/adapters.json")
@@ -98,6 +100,10 @@ def _strip(model):
     if hasattr(core, "peft_config"):
         del core.peft_config
     core.eval()
+
+
+def _keep(model, directory: Path, saved: dict):
+    """A head alone was trained: the weights are the base's."""
 
 
 def _load_full(model, directory: Path, saved: dict):

@@ -91,6 +91,11 @@ class SpeechModel:
     family: str
     model_types: tuple[str, ...] = ()  # in config.json, of the folders that are of this family
     loadable: tuple[str, ...] = ()  # which of Loading.extras() it can do
+    reads_text = False  # can it do without audio, reading the transcript in its prompt?
+    needs_instruction = False  # is it told in words what to do (Task.instruction)?
+    has_head = False  # does training make a head beside the pre-trained network, that can be trained alone?
+    spectral = True  # are features (bins, frames), so that bands and stretches of them can be masked?
+    front_end: tuple[str, ...] = ()  # prefixes of parameters in `core` that full fine-tuning keeps as pre-trained
     pair_silence = 0.0  # seconds between the two utterances of a pair
     full_seconds = float("inf")  # what is longer is cut
 
@@ -126,10 +131,29 @@ class SpeechModel:
         """Full fine-tuning: all weights take gradients but those that this family keeps as pre-trained."""
         self.module.requires_grad_(True)
 
-    def build(self, task, examples, labels):
+    def wrap(self, config):
+        """LoRA: put PEFT's adapter of this LoraConfig around the frozen network."""
+        from peft import get_peft_model
+
+        self.module = get_peft_model(self.module, config)
+        self.module.peft_config["default"].base_model_name_or_path = self.source
+
+    def freeze(self):
+        """Training of a head alone: the pre-trained weights take no gradients (families with has_head)."""
+        raise NotImplementedError
+
+    def restore(self, folder) -> bool:
+        """Take the weights that `save` wrote, to continue a training; False: transformers' Trainer can do it."""
+        return False
+
+    def training_examples(self, task, data) -> list:
+        """What is trained on for this task."""
+        return task.examples(data)
+
+    def build(self, task, examples, labels, options=None):
         """Before training: what the task needs beside the pre-trained weights (a head), made for these examples.
 
-        labels: the closed label set of the task, or None.
+        labels: the closed label set of the task, or None; options: TrainOptions, whose `head...` say what it is like.
         """
 
     def equip(self, task, folder):
@@ -145,7 +169,7 @@ class SpeechModel:
 
     def seconds(self, example) -> float:
         """Duration of what `features` hears of this example."""
-        return audio_seconds(example) + self.pair_silence * (len(example.audio) - 1)
+        return audio_seconds(example) + self.pair_silence * max(len(example.audio) - 1, 0)
 
     def context_frames(self, seconds: float) -> int:
         """Frames that an utterance of this duration has in a batch; decoding batches those of equal frames only."""

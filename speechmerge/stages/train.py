@@ -2,7 +2,7 @@
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import CommaList, boolean
 from speechmerge.stages.decode import add_task_arguments
-from speechmerge.train.options import DECAYS, PRECISIONS, TUNINGS, TrainOptions
+from speechmerge.train.options import DECAYS, FEATURES, OPTIMIZERS, PRECISIONS, TUNINGS, TrainOptions
 
 HELP = "fine-tune a base model on one task: exp/<task>/<name>/ with a LoRA adapter, or with a full model"
 REPORTS = ("tensorboard", "wandb")
@@ -18,7 +18,9 @@ def add_arguments(parser):
     add_model_arguments(parser)
     add_task_arguments(parser.add_argument_group("task"))
     add_lora_arguments(parser.add_argument_group("what is trained"))
+    add_head_arguments(parser.add_argument_group("head of an upstream (HuBERT, wav2vec 2.0, WavLM, s3prl)"))
     add_schedule_arguments(parser.add_argument_group("schedule"))
+    add_stable_arguments(parser.add_argument_group("stable fine-tuning (Speech-FT)"))
     add_augmentation_arguments(parser.add_argument_group("augmentation, drawn anew in each epoch"))
     add_choice_arguments(parser.add_argument_group("choice of the checkpoint"))
     parser.add_argument("--report-to", nargs="*", action=CommaList, default=["tensorboard"], help="tensorboard, wandb")
@@ -27,7 +29,8 @@ def add_arguments(parser):
 
 
 def add_lora_arguments(group):
-    group.add_argument("--tuning", choices=TUNINGS, default="lora", help="lora: an adapter; full: all weights")
+    group.add_argument("--tuning", choices=TUNINGS, default="lora", help="lora: an adapter; full: all weights; head: of a "
+                       "frozen upstream")
     group.add_argument("--rank", type=int, default=8, help="of the LoRA")
     group.add_argument("--alpha", type=float, help="scaling: alpha / rank (rsLoRA: alpha / sqrt(rank)); default: rank")
     group.add_argument("--dropout", type=float, default=0.0, help="on the adapter's input")
@@ -37,6 +40,27 @@ def add_lora_arguments(group):
     group.add_argument("--use-dora", type=boolean, default=False, help="weight-decomposed LoRA")
 
 
+def add_head_arguments(group):
+    group.add_argument("--head", help="ctc-linear, ctc-blstm, mean, attention or xvector; default: by the task's kind")
+    group.add_argument("--features", choices=FEATURES, help="that the head hears: the last hidden state (default), or a "
+                       "learned weighting of all layers (SUPERB)")
+    group.add_argument("--head-size", type=int, default=256, help="of its projection, recurrent layers and embedding")
+    group.add_argument("--head-layers", type=int, default=2, help="recurrent ones, of ctc-blstm")
+    group.add_argument("--head-dropout", type=float, default=0.0, help="within the head")
+
+
+def add_stable_arguments(group):
+    group.add_argument("--freeze-encoder-share", type=float, default=0.0, help="of all steps, at the start, in which the "
+                       "head alone is trained")
+    group.add_argument("--freeze-front-end", type=boolean, default=True, help="full tuning: the convolutions in front of "
+                       "an upstream's transformer stay as pre-trained")
+    group.add_argument("--hold", type=float, default=0.4, help="share of all steps at the peak, where --decay is stable")
+    group.add_argument("--weight-decay-to-base", type=float, default=0.0, metavar="LAMBDA",
+                       help="the loss has LAMBDA * |weights - pre-trained weights|^2 added")
+    group.add_argument("--save-at", nargs="*", action=CommaList, item=float, default=[],
+                       help="shares of all steps, such as 0.25 0.5, after which the model is kept in OUTPUT_DIR/at_<step>/")
+
+
 def add_schedule_arguments(group):
     group.add_argument("--epochs", type=float, default=3.0, help="passes over the data")
     group.add_argument("--max-steps", type=int, default=-1, help="optimizer steps, instead of --epochs")
@@ -44,10 +68,12 @@ def add_schedule_arguments(group):
     group.add_argument("--batch-seconds", type=float, default=0.0,
                        help="seconds of padded audio per forward pass, instead of --batch-size; 0: not")
     group.add_argument("--accumulation", type=int, default=1, help="forward passes per optimizer step")
-    group.add_argument("--learning-rate", type=float, default=1e-3, help="peak, of AdamW")
+    group.add_argument("--learning-rate", type=float, default=1e-3, help="peak")
     group.add_argument("--warmup", type=float, default=0.1, help="share of all steps; from 1 on: number of steps")
-    group.add_argument("--decay", choices=DECAYS, default="linear", help="after the warm-up")
-    group.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW")
+    group.add_argument("--decay", choices=DECAYS, default="linear", help="after the warm-up; stable: hold, then linear")
+    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw",
+                       help="adam: weight decay, if any, is part of the gradient")
+    group.add_argument("--weight-decay", type=float, default=0.0, help="of the optimizer")
     group.add_argument("--max-grad-norm", type=float, default=1.0, help="gradient clipping; 0: none")
     group.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the computation; weights: --dtype")
     group.add_argument("--gradient-checkpointing", type=boolean, default=False, help="less memory, a third slower")
@@ -91,7 +117,8 @@ def run(args):
         if not find_spec(name):
             raise UsageError(f"--report-to {name}: not installed; run `pip install {name}`")
     chosen = {field.name: getattr(args, field.name) for field in fields(TrainOptions)}
-    options = TrainOptions(**{**chosen, "targets": tuple(args.targets), "speeds": tuple(args.speeds)})
+    options = TrainOptions(**{**chosen, "targets": tuple(args.targets), "speeds": tuple(args.speeds),
+                              "save_at": tuple(args.save_at)})
     [task], name = configured([get_task(args.task)], [], args), args.name or args.task
     output_dir = Path(args.output_dir or Path(args.exp_dir) / args.task / name)
     data, dev = DataDir.read(args.data), DataDir.read(args.dev) if args.dev else None

@@ -1,5 +1,5 @@
-"""What is trained: a LoRA of PEFT around the frozen base, or all weights."""
-from speechmerge.errors import SpeechMergeError
+"""What is trained: a LoRA of PEFT around the frozen base, all weights, or the head of a family that has heads."""
+from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.models.base import SpeechModel
 from speechmerge.train.options import TrainOptions
 
@@ -11,15 +11,34 @@ def prepare(model: SpeechModel, options: TrainOptions):
     set_seed(options.seed)
     if options.gradient_checkpointing:  # non-reentrant: gradients flow although the inputs of the frozen base take none
         model.core.gradient_checkpointing_enable({"use_reentrant": False})
+    check_heads(model, options)
     if options.tuning == "full":
         model.unfreeze()
-        return
-    from peft import get_peft_model
+        freeze_front_end(model, options)
+    elif options.tuning == "head":
+        model.freeze()
+    else:
+        model.core.requires_grad_(False)
+        model.wrap(lora_config(model, options))
 
-    model.module.requires_grad_(False)
-    config = lora_config(model, options)
-    model.module = get_peft_model(model.module, config)
-    model.module.peft_config["default"].base_model_name_or_path = model.source
+
+def check_heads(model: SpeechModel, options: TrainOptions):
+    """Raises UsageError where the options speak of a head that this family does not have."""
+    asked = {"--tuning head": options.tuning == "head", "--head": options.head, "--features": options.features,
+             "--freeze-encoder-share": options.freeze_encoder_share}
+    for option, given in asked.items():
+        if given and not model.has_head:
+            raise UsageError(f"{option}: models of the family {model.family} have no head beside the pre-trained network")
+    if not model.spectral and (options.time_masks or options.frequency_masks):
+        raise UsageError(f"--time-masks, --frequency-masks: models of the family {model.family} hear waves, not features "
+                         "of time and frequency")
+
+
+def freeze_front_end(model: SpeechModel, options: TrainOptions):
+    """Speech-FT keeps the convolutions in front of the transformer as pre-trained."""
+    for name, parameter in model.core.named_parameters():
+        if options.freeze_front_end and name.startswith(model.front_end):
+            parameter.requires_grad = False
 
 
 def lora_config(model: SpeechModel, options: TrainOptions):

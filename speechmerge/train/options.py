@@ -3,9 +3,14 @@ from dataclasses import asdict, dataclass
 
 from speechmerge.errors import UsageError
 
-TUNINGS = ("lora", "full")
-DECAYS = ("linear", "cosine", "constant")
+TUNINGS = ("lora", "full", "head")
+DECAYS = ("linear", "cosine", "constant", "stable")
+OPTIMIZERS = ("adamw", "adam")
+FEATURES = ("last", "weighted")
 PRECISIONS = ("fp32", "bf16", "fp16")
+# left out of a run's key where they are as by default: what was trained before there were any is not trained again
+LATER = ("hold", "optimizer", "weight_decay_to_base", "freeze_encoder_share", "freeze_front_end", "head", "features",
+         "head_size", "head_layers", "head_dropout")
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,10 @@ class TrainOptions:
     learning_rate: float = 1e-3
     warmup: float = 0.1  # share of all steps; 1 and above: steps
     decay: str = "linear"
+    hold: float = 0.4  # of "stable": share of all steps at the peak after the warm-up
+    optimizer: str = "adamw"
     weight_decay: float = 0.0
+    weight_decay_to_base: float = 0.0  # lambda of the penalty lambda * |theta - theta_0|^2 in the loss
     max_grad_norm: float = 1.0
     precision: str = "fp32"
     gradient_checkpointing: bool = False
@@ -42,12 +50,22 @@ class TrainOptions:
     time_mask_frames: int = 100
     frequency_masks: int = 0
     frequency_mask_bins: int = 27
+    freeze_encoder_share: float = 0.0  # of all steps, in which the head alone is trained
+    freeze_front_end: bool = True  # full tuning: the convolutions in front of the transformer stay
+    head: str | None = None  # default: that of the task's kind
+    features: str | None = None  # that the head hears, one of FEATURES; default: last
+    head_size: int = 256
+    head_layers: int = 2  # recurrent ones
+    head_dropout: float = 0.0
+    save_at: tuple[float, ...] = ()  # shares of all steps after which the whole model is kept
 
     def __post_init__(self):
-        for name, known in (("tuning", TUNINGS), ("decay", DECAYS), ("precision", PRECISIONS)):
+        for name, known in (("tuning", TUNINGS), ("decay", DECAYS), ("precision", PRECISIONS), ("optimizer", OPTIMIZERS),
+                            ("features", (None, *FEATURES))):
             if getattr(self, name) not in known:
-                raise UsageError(f"--{name}: found {getattr(self, name)!r}, expected one of {', '.join(known)}")
-        for name in ("rank", "batch_size", "accumulation", "eval_batch_size", "logging_steps"):
+                raise UsageError(f"--{name}: found {getattr(self, name)!r}, expected one of "
+                                 f"{', '.join(filter(None, known))}")
+        for name in ("head_size", "head_layers", "rank", "batch_size", "accumulation", "eval_batch_size", "logging_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, expected at least 1")
         for name in ("epochs", "learning_rate"):
@@ -57,15 +75,24 @@ class TrainOptions:
         for name in ("batch_seconds", "time_masks", "time_mask_frames", "frequency_masks", "frequency_mask_bins"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, expected at least 0")
+        for name in ("hold", "freeze_encoder_share", "head_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name):g}, expected a share from 0 to 1")
+        if any(not 0 < share < 1 for share in self.save_at):
+            raise UsageError(f"--save-at: found {' '.join(map(str, self.save_at))}, expected shares between 0 and 1")
+        if self.weight_decay_to_base < 0:
+            raise UsageError(f"--weight-decay-to-base: found {self.weight_decay_to_base:g}, expected at least 0")
         for speed in self.speeds:
             if not 0.5 <= speed <= 2 or round(speed, 2) != speed:
                 raise UsageError(f"--speeds: found {speed:g}, expected factors from 0.5 to 2 in hundredths, as 0.9")
 
     def deciding(self) -> dict:
-        """What changes the result; of batches and augmentation only what is in use."""
+        """What changes the result; of batches, augmentation, head and Stable-FT only what is in use."""
         unused = {"batch_seconds"} if not self.batch_seconds else {"batch_size"}
         unused |= {"speeds"} if not self.speeds else set()
         unused |= {"time_masks", "time_mask_frames"} if not self.time_masks else set()
         unused |= {"frequency_masks", "frequency_mask_bins"} if not self.frequency_masks else set()
-        unused |= {"logging_steps", "cache_mb"}
+        unused |= {"logging_steps", "cache_mb", "save_at"}
+        defaults = TrainOptions.__dataclass_fields__
+        unused |= {name for name in LATER if getattr(self, name) == defaults[name].default}
         return {name: value for name, value in asdict(self).items() if name not in unused}

@@ -87,14 +87,15 @@ def log_file(path: Path):
 
 
 def make_trainer(model: SpeechModel, task, train_data, dev_data, checkpoints: Path, options: TrainOptions, reports):
-    from speechmerge.train.lora import prepare, trained_parameters
+    from speechmerge.train.lora import check_heads, prepare, trained_parameters
     from speechmerge.train.trainer import TaskTrainer
 
     if options.precision == "fp16" and model.device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU; on this CPU use fp32 or bf16")
-    examples = usable(model, task, task.examples(train_data), train_data)
+    check_heads(model, options)
+    examples = usable(model, task, model.training_examples(task, train_data), train_data)
     dev = spread(task.examples(dev_data), options.dev_limit) if dev_data else []
-    model.build(task, examples, task.labels(train_data))
+    model.build(task, examples, task.labels(train_data), options)
     prepare(model, options)
     log.info("%s: %d utterances, %d of the dev set, %d trained parameters, base %s", task.name, len(examples), len(dev),
              trained_parameters(model), model.source)

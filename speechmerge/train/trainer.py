@@ -16,10 +16,11 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from speechmerge.data.augment import Augmentation
 from speechmerge.data.batching import BucketBatchSampler, DurationBatchSampler, FeatureCache
-from speechmerge.decode import Options, answer_scores, hypotheses
+from speechmerge.decode import Options, answer_scores, by_cosine, compared, hypotheses
 from speechmerge.errors import SpeechMergeError
 from speechmerge.models.base import Item, SpeechModel
 from speechmerge.train.options import TrainOptions
+from speechmerge.train.schedule import Freezing, stable_schedule
 
 log = logging.getLogger(__name__)
 COMPLETE = "complete"  # a file in every checkpoint that was written to its end
@@ -69,6 +70,8 @@ class TaskTrainer(Trainer):
                          callbacks=[Flow(options, bool(dev)), LogLines()])
         if "tensorboard" in reports:
             self.add_callback(tensorboard(folder.parent / "tensorboard"))
+        if options.freeze_encoder_share:
+            self.add_callback(Freezing(speech, options.freeze_encoder_share))
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback):
             self.add_callback(Progress)
@@ -106,9 +109,12 @@ class TaskTrainer(Trainer):
 
     def _dev_scores(self) -> dict:
         options = Options(self.options.eval_beams, self.task.kind == "verification", self.options.eval_batch_size)
-        batches = hypotheses(self.speech, self.task, self.dev, self.labels, options, self.cache)
+        if by_cosine(self.task):
+            batches = compared(self.speech, self.task, self.dev, options, self.cache)
+        else:
+            batches = hypotheses(self.speech, self.task, self.dev, self.labels, options, self.cache)
         found = [hypothesis for batch in batches for hypothesis in batch]
-        return self.task.score({example.id: example.target for example in self.dev}, {h.id: h.text for h in found},
+        return self.task.score({example.id: example.target for example in self.dev}, {h.id: h.text for h in found if h.text is not None},
                                languages={example.id: example.language for example in self.dev if example.language},
                                scores=answer_scores(self.task, found), labels=self.labels)
 
@@ -151,6 +157,16 @@ class TaskTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             (folder / COMPLETE).touch()
         rotate_checkpoints(self.args.output_dir, 1, self.state.best_model_checkpoint)
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.lr_scheduler is None and self.options.decay == "stable":
+            self.lr_scheduler = stable_schedule(optimizer or self.optimizer, self.options, num_training_steps)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if not self.speech.restore(Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir=None, state_dict=None):
         self.speech.save(output_dir or self.args.output_dir)
@@ -235,7 +251,7 @@ def arguments(speech: SpeechModel, options: TrainOptions, folder: Path, has_dev:
         output_dir=str(folder), seed=options.seed, per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.accumulation, num_train_epochs=options.epochs, max_steps=options.max_steps,
         optim="adamw_torch", learning_rate=options.learning_rate, warmup_steps=options.warmup,
-        lr_scheduler_type="constant_with_warmup" if options.decay == "constant" else options.decay,
+        lr_scheduler_type={"constant": "constant_with_warmup", "stable": "linear"}.get(options.decay, options.decay),
         weight_decay=options.weight_decay, max_grad_norm=options.max_grad_norm,
         bf16=options.precision == "bf16", fp16=options.precision == "fp16", use_cpu=speech.device.type == "cpu",
         eval_strategy=strategy if has_dev else "no", eval_steps=every, save_strategy=strategy, save_steps=every or 500,

@@ -1,0 +1,346 @@
+"""Upstreams as SUPERB and Speech-FT use them: a self-supervised encoder that hears waves, and one small head per task.
+
+    --model facebook/hubert-base-ls960      transformers' HuBERT, wav2vec 2.0 or WavLM, by folder or hub id
+    --model s3prl:fbank                     any upstream of s3prl.hub by name (see hub.py)
+
+The head is trained beside a LoRA, beside all weights, or alone (`--tuning head`). It lies in head.json and
+head.safetensors of the adapter's folder; merging does not touch it, and every task is decoded with its own.
+"""
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.files import read_json, write_json
+from speechmerge.models.base import FAMILIES, Context, Item, Loading, SpeechModel, pick_device, pretrained_options, require_files
+from speechmerge.models.s3prl.ctc import beam_search, greedy, needed_frames, text_scores
+from speechmerge.models.s3prl.heads import FILE, HEADS, IGNORED, WEIGHTS, HeadSpec, make_head, read_head, save_head
+from speechmerge.models.s3prl.network import SHORTEST, Network, Waves, make_length_aware
+from speechmerge.registry import nearest
+
+CLASSES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+BUCKET = 25  # frames (0.5 s) within which lengths count as equal for batches
+AS_FINE_TUNED = {"layerdrop": 0.0, "apply_spec_augment": False}  # of config.json, while the network is in use
+DEFAULT_HEADS = {"classification": "mean", "verification": "xvector"}  # by kind of task; others: ctc-linear
+
+
+@FAMILIES.register("s3prl")
+class Upstream(SpeechModel):
+    """HuBERT, wav2vec 2.0, WavLM and s3prl's other upstreams, with a head per task."""
+
+    family = "s3prl"
+    model_types = tuple(CLASSES)
+    loadable = ("attention",)
+    has_head = True
+    spectral = False
+    front_end = ("feature_extractor.",)
+
+    def __init__(self, module, feature_extractor, source, path, context, rate: int, normalises: bool):
+        super().__init__(module, None, feature_extractor, source, path, context)
+        self.rate, self.normalises = rate, normalises
+        self.tuning = "full"
+        self.numbers: dict[str, int] = {}  # of the head's symbols
+
+    @classmethod
+    def load(cls, path, source, loading: Loading, context: Context):
+        import transformers
+
+        require_files(path, {"feature extractor": ["preprocessor_config.json", "processor_config.json"],
+                             "weights": ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                                         "pytorch_model.bin.index.json"]})
+        kind = getattr(transformers, CLASSES[read_json(path / "config.json")["model_type"]])
+        core, notes = kind.from_pretrained(path, output_loading_info=True, **pretrained_options(loading))
+        if missing := sorted(set(notes["missing_keys"]) - {"masked_spec_embed"}):
+            raise SpeechMergeError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; is this a "
+                                   f"{kind.__name__}? copy the whole folder again")
+        for name, value in AS_FINE_TUNED.items():
+            setattr(core.config, name, value)
+        make_length_aware(core)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(path)
+        network = Network(Waves(core)).to(pick_device(loading.device)).eval()
+        return cls(network, extractor, source, path, context, extractor.sampling_rate, bool(extractor.do_normalize))
+
+    @property
+    def core(self):
+        return self.module.body.core
+
+    @property
+    def head(self):
+        return self.module.head
+
+    # What is trained and kept
+
+    def wrap(self, config):
+        from peft import get_peft_model
+
+        body, self.tuning = self.module.body, "lora"
+        body.upstream = get_peft_model(body.upstream, config)
+        body.upstream.peft_config["default"].base_model_name_or_path = self.source
+
+    def unfreeze(self):
+        self.tuning = "full"
+        self.module.requires_grad_(True)
+
+    def freeze(self):
+        """The head alone is trained. The upstream's states are computed once per utterance and kept like features."""
+        self.tuning = "head"
+        self.core.requires_grad_(False)
+
+    def save(self, folder):
+        from speechmerge.models.adapters import save_adapter
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.tuning == "lora":
+            save_adapter(self.module.body.upstream, folder)
+        elif self.tuning == "full":
+            self._save_upstream(folder)
+        if self.head is not None:
+            save_head(self.head, folder)
+
+    def _save_upstream(self, folder: Path):
+        """A plain upstream; its config.json says of layerdrop and masks what the base's says."""
+        self.core.save_pretrained(folder)
+        self.feature_extractor.save_pretrained(folder)
+        before, now = read_json(self.path / "config.json"), read_json(folder / "config.json")
+        for name in AS_FINE_TUNED:
+            now.pop(name, None)
+            if name in before:
+                now[name] = before[name]
+        write_json(folder / "config.json", now)
+
+    def restore(self, folder):
+        """Continue from what `save` wrote."""
+        from speechmerge.models.adapters import LORA_WEIGHTS, read_all
+        from speechmerge.storage.checkpoint import Checkpoint
+
+        self.head.load_state_dict(read_all(folder / WEIGHTS))
+        if self.tuning == "lora":
+            from peft import set_peft_model_state_dict
+
+            set_peft_model_state_dict(self.module.body.upstream, read_all(folder / LORA_WEIGHTS))
+        elif self.tuning == "full":
+            weights, parameters = Checkpoint(folder), dict(self.core.named_parameters())
+            with torch.no_grad():
+                for name in weights.entries:
+                    parameters[name].copy_(weights.tensor(name))
+        return True
+
+    def build(self, task, examples, labels, options=None):
+        from speechmerge.train.options import TrainOptions
+
+        self.check_task(task)
+        options = options or TrainOptions()
+        kind = options.head or DEFAULT_HEADS.get(task.kind, "ctc-linear")
+        if kind not in HEADS:
+            raise UsageError(f"--head {kind!r}; {nearest(kind, HEADS)}")
+        if not HEADS[kind].ctc and labels is None:
+            raise UsageError(f"--head {kind}: the task {task.name} writes texts; expected ctc-linear or ctc-blstm")
+        units = getattr(task, "ctc_units", "char")
+        if HEADS[kind].ctc:
+            symbols = sorted({symbol for example in examples for symbol in self._split(task.written(example.target), units)})
+        else:
+            symbols = sorted({e.target for e in examples}) if task.kind == "verification" else labels
+        body = self.module.body
+        spec = HeadSpec(kind, task.name, options.features or "last", body.width, body.layers, tuple(symbols), units,
+                        options.head_size, options.head_layers, options.head_dropout)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            self._put(make_head(spec))
+
+    def _put(self, head):
+        self.module.head = head if head is None else head.to(self.device)
+        self.tuning = "full"
+        first = int(head is not None and head.ctc)  # 0 is CTC's blank
+        self.numbers = {symbol: number for number, symbol in enumerate(head.spec.symbols if head else (), first)}
+
+    def equip(self, task, folder):
+        self.check_task(task)
+        if folder is None:
+            self._put(None)
+            return
+        head = read_head(folder, self.module.body.width, self.module.body.layers)
+        if head.spec.task != task.name:
+            raise SpeechMergeError(f"{folder}/{FILE}: the head of the task {head.spec.task}, expected one of {task.name}")
+        self._put(head)
+
+    def equipment(self, folder):
+        found = [Path(folder) / name for name in (FILE, WEIGHTS)] if folder else []
+        return [path for path in found if path.is_file()]
+
+    def check_task(self, task):
+        """Raises UsageError for a task that a head cannot do."""
+        if task.asks:
+            raise UsageError(f"the task {task.name} asks a question of each utterance, which an upstream with a head cannot "
+                             "read; choose an audio LLM with --model")
+        if task.kind == "verification" and task.verification != "cosine":
+            raise UsageError(f"{task.name}: an upstream compares embeddings: --verification cosine")
+
+    def training_examples(self, task, data):
+        """Speaker verification learns the speakers of single utterances."""
+        if task.kind != "verification":
+            return task.examples(data)
+        from speechmerge.tasks.base import single_example
+
+        self.check_task(task)
+        found = []
+        for id, utterance in sorted(data.utterances.items()):
+            if utterance.speaker is None:
+                raise SpeechMergeError(f"{data.path / 'utt2spk'}: no speaker for utterance {id}; {task.name} learns them")
+            found.append(single_example(utterance, utterance.speaker))
+        return found
+
+    def _head(self):
+        if self.head is None:
+            raise SpeechMergeError(f"{self.source}: no head for this task; train one (speechmerge train --tuning head) and "
+                                   "give its folder, or the experiment folder that it is registered in")
+        return self.head
+
+    # Audio
+
+    def features(self, audio, utterance=None):
+        """(1, samples); where only a head is trained the upstream's states (layers, frames, width)."""
+        from speechmerge.data.audio import read_audio
+
+        wave = np.concatenate([read_audio(path, self.rate, utterance=utterance) for path in audio])
+        if self.normalises:
+            wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+        wave = np.pad(wave, (0, max(0, SHORTEST - len(wave)))).astype(np.float32)
+        wave = torch.from_numpy(wave)[None]
+        if self.tuning != "head":
+            return wave
+        with torch.no_grad():
+            states, _ = self.module.eval().states(wave.to(self.device, self.dtype), torch.tensor([wave.shape[1]]))
+        return states[0].cpu()
+
+    def context_frames(self, seconds):
+        samples = max(round(seconds * self.rate), SHORTEST)
+        return -(-int(self.module.body.frames(samples)) // BUCKET) * BUCKET
+
+    # Text
+
+    @staticmethod
+    def _split(text: str, units: str) -> list[str]:
+        words = text.split()
+        return words if units == "word" else list(" ".join(words))
+
+    def target_ids(self, text: str) -> list[int]:
+        """What the head has no symbol for (only in other data than it was built for) is left out."""
+        spec = self._head().spec
+        symbols = self._split(text, spec.units) if self.head.ctc else [text]
+        return [self.numbers[symbol] for symbol in symbols if symbol in self.numbers]
+
+    def text_of(self, ids: list[int]) -> str:
+        symbols = [self.head.spec.symbols[id - 1] for id in ids]
+        return " ".join(symbols) if self.head.spec.units == "word" else "".join(symbols).strip()
+
+    def writes(self, text):
+        """A head of CTC writes whatever it was trained on; the brackets and quotes of JSON would cost too many frames."""
+        return not set('{"').intersection(text)
+
+    def fits(self, example, task):
+        if len(example.audio) != 1:
+            return "it is a pair; heads are trained on single utterances"
+        if task.kind in DEFAULT_HEADS:
+            known = self.head is None or self.head.ctc or example.target in self.numbers
+            return None if known else f"the head has no label {example.target!r}"
+        symbols = self._split(task.written(example.target), getattr(task, "ctc_units", "char"))
+        frames = int(self.module.body.frames(max(round(self.seconds(example) * self.rate), SHORTEST)))
+        if needed_frames(symbols) > frames:
+            return f"{len(symbols)} symbols in {frames} frames: CTC cannot write them"
+        return None
+
+    # Batches
+
+    def collate(self, items: list[Item], task, training=False, frames=None):
+        rows = [item.features for item in items]
+        if rows[0].dim() == 3:
+            lengths = [row.shape[1] for row in rows]
+            states = [nn.functional.pad(row, (0, 0, 0, max(lengths) - row.shape[1])) for row in rows]
+            batch = {"states": torch.stack(states), "lengths": torch.tensor(lengths)}
+        else:
+            lengths = [row.shape[1] for row in rows]
+            waves = [nn.functional.pad(row[0], (0, max(lengths) - row.shape[1])) for row in rows]
+            batch = {"waves": torch.stack(waves).to(self.dtype), "lengths": torch.tensor(lengths)}
+        if training:
+            targets = [self.target_ids(task.written(item.example.target)) for item in items]
+            width = max(1, *map(len, targets))
+            batch["labels"] = torch.tensor([ids + [IGNORED] * (width - len(ids)) for ids in targets])
+        return batch
+
+    def loss(self, outputs, labels, num_items_in_batch=None):
+        """CTC: per symbol of the texts; labels: per utterance."""
+        total = self.head.loss_sum(outputs, labels)
+        return total / (labels.ne(IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+
+    # Decoding
+
+    @torch.inference_mode()
+    def encode(self, batch):
+        """(states, frames of each row); kept in the batch."""
+        if "encoded" not in batch:
+            lengths = batch["lengths"].to(self.device)
+            if "states" in batch:
+                batch["encoded"] = batch["states"].to(self.device), lengths
+            else:
+                batch["encoded"] = self.module.eval().states(batch["waves"].to(self.device), lengths)
+        return batch["encoded"]
+
+    @torch.inference_mode()
+    def embed(self, batch):
+        states, lengths = self.encode(batch)
+        if self.head is not None and not self.head.ctc:
+            return self.head.eval().embed(states, lengths).float().cpu()
+        heard = torch.arange(states.shape[2], device=states.device) < lengths[:, None]
+        return ((states[:, -1].float() * heard[..., None]).sum(1) / lengths[:, None]).cpu()
+
+    @torch.inference_mode()
+    def _output(self, batch):
+        return self._head().eval()(*self.encode(batch))
+
+    @torch.inference_mode()
+    def generate(self, batch, task, num_beams=1):
+        scores, lengths = self._output(batch)
+        if not self.head.ctc:
+            return [self.head.spec.symbols[best] for best in scores.argmax(-1).tolist()]
+        rows = [row[:length] for row, length in zip(scores, lengths.tolist())]
+        return [self.text_of(beam_search(row, num_beams) if num_beams > 1 else greedy(row)) for row in rows]
+
+    @torch.inference_mode()
+    def score_labels(self, batch, labels):
+        """Log-probabilities of the labels; of a text that CTC writes over all its paths."""
+        scores, lengths = self._output(batch)
+        if self.head.ctc:
+            return text_scores(scores, lengths, [self.target_ids(label) for label in labels]).cpu()
+        if unknown := sorted(set(labels) - self.numbers.keys()):
+            raise SpeechMergeError(f"{self.head.spec.task}: the head has no label {unknown[0]!r}; "
+                                   f"{nearest(unknown[0], self.numbers)}; decode data with the labels that it learned")
+        return scores.float().log_softmax(-1)[:, [self.numbers[label] for label in labels]].cpu()
+
+    # Layers
+
+    def linear_names(self):
+        return [name for name, part in self.core.named_modules() if isinstance(part, nn.Linear)
+                and not name.startswith(self.front_end)]
+
+    def target_modules(self, which="all-linear"):
+        names = self.linear_names()
+        last = sorted({name.rsplit(".", 1)[-1] for name in names})
+        word = which[0] if not isinstance(which, str) and len(which) == 1 else which
+        if not names:
+            raise UsageError(f"--tuning lora: {self.source} has no layers to adapt; use --tuning head")
+        if word == "all-linear":
+            return last
+        if word == "attention":
+            return [name for name in last if name in ATTENTION]
+        if word == "encoder":
+            return [name for name in names if self.block_of(f"{name}.weight")]
+        chosen = [which] if isinstance(which, str) else list(which)
+        for name in chosen:
+            if not any(full == name or full.endswith("." + name) for full in names):
+                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, or names out of "
+                                 f"{', '.join(last)}")
+        return chosen

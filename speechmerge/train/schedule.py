@@ -1,0 +1,50 @@
+"""Stable fine-tuning of Speech-FT (arXiv 2502.12672): when the encoder learns, and how fast.
+
+    lr(s) / peak = s / W             s < W = int(warmup N)       warm-up
+                   1                 s < H = W + int(hold N)     hold
+                   (N - s) / (N - H)                             linear to zero
+
+For the first `freeze_encoder_share` of the N steps only the head is trained, so that an untrained head does not pull the
+encoder away from what it knows: before optimizer step int(share N), counted from 0, the encoder has no gradients.
+"""
+import functools
+
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+
+EDGE = 1e-9  # 0.29 * 100 is just below 29 in floating point
+
+
+def share_of(share: float, steps: int) -> int:
+    """The whole steps in a share of all."""
+    return int(share * steps + EDGE)
+
+
+def stable_factor(step: int, *, warm: int, hold_end: int, steps: int) -> float:
+    """Of the peak learning rate, at optimizer step `step`, counted from 0."""
+    if step < warm:
+        return step / warm
+    if step < hold_end:
+        return 1.0
+    return max(steps - step, 0) / max(steps - hold_end, 1)
+
+
+def stable_schedule(optimizer, options, steps: int) -> LambdaLR:
+    warm = int(options.warmup) if options.warmup >= 1 else share_of(options.warmup, steps)
+    hold_end = warm + share_of(options.hold, steps)
+    return LambdaLR(optimizer, functools.partial(stable_factor, warm=warm, hold_end=hold_end, steps=steps))
+
+
+class Freezing(TrainerCallback):
+    """The pre-trained network takes no gradients before a share of all steps is done; what never takes any, never does."""
+
+    def __init__(self, speech, share: float):
+        self.share = share
+        self.parameters = [parameter for parameter in speech.core.parameters() if parameter.requires_grad]
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        learns = state.global_step >= share_of(self.share, state.max_steps)
+        if self.parameters and self.parameters[0].requires_grad != learns:
+            for parameter in self.parameters:
+                parameter.requires_grad = learns
+        return control
