@@ -7,6 +7,7 @@ A set is a folder name below exp/decode/<split>/<system>/: mostly the task's nam
 data directories (languages), one set each. Two readings: "generation" (what the model wrote) and "labels" (the label
 with the highest mean token log-probability; for verification the trial scores, alone where they are cosines).
 """
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json, write_json
+from speechmerge.files import read_json, write_json, write_text
 from speechmerge.metrics import bootstrap
 from speechmerge.metrics.interference import NO_GAIN, interference_delta, log_ratio, oriented, rank, summary
 from speechmerge.provenance import provenance
@@ -67,6 +68,7 @@ class References:
     labels: list[str] | None
     speakers: dict[str, str]
     languages: dict[str, str]
+    data: DataDir | None = None
 
 
 class ReferenceCache:
@@ -86,7 +88,7 @@ class ReferenceCache:
             examples = task.examples(data)
             self.found[key] = References(
                 task, {e.id: e.target for e in examples}, task.labels(data),
-                {e.id: e.speaker for e in examples if e.speaker}, {e.id: e.language for e in examples if e.language})
+                {e.id: e.speaker for e in examples if e.speaker}, {e.id: e.language for e in examples if e.language}, data)
         return self.found[key]
 
 
@@ -160,8 +162,19 @@ def score_decoded(folder, options=Options(), cache: ReferenceCache | None = None
     decoded.score = {"task": task.name, "set": decoded.set, "data": data, "key": decoded.record["key"],
                      "metric": task.metric, "higher_is_better": task.higher_is_better,
                      "n": len(references.targets), **readings}
+    write_published(references, folder)
     write_json(folder / "score.json", decoded.score)
     return decoded
+
+
+def write_published(references: References, folder: Path):
+    """What the hypotheses are in the forms of others (Task.published): lines of JSON, or one object."""
+    hyps = read_hypotheses(folder / "hyp") if (folder / "hyp").is_file() else {}
+    for name, content in references.task.published(references.data, references.targets, hyps).items():
+        if isinstance(content, list):
+            write_text(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content))
+        else:
+            write_json(folder / name, content)
 
 
 def read_readings(folder: Path) -> dict[str, tuple[dict, dict | None]]:

@@ -1,7 +1,6 @@
 """SLURP and Speech-MASSIVE: their traps on samples in the published layout, counts of the releases, the miniatures."""
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from speechmerge.data.directory import DataDir
 from speechmerge.data.format import format_dir
 from speechmerge.data.validate import validate
 from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.tasks import get_task
 
 
 def tokens(*surfaces):
@@ -335,19 +335,30 @@ def test_the_hub_gives_what_the_files_give(massive_twin_root, tmp_path, monkeypa
                 id: (u.text, u.speaker, u.labels) for id, u in files.items()}
 
 
-# --- hypotheses for the official evaluator ---
+# --- transcripts alone ---
 
-def test_predictions_are_the_lines_of_the_official_evaluator(tmp_path):
-    """The line is the example of the evaluator's README, but for .flac."""
-    (tmp_path / "hyp").write_text("audio--1504194842-headset alarm query '' event'name ' dance class\n"
-                                  "audio-2 nothing to read\naudio-3 \n")
-    (tmp_path / "decode.json").write_text('{"settings": {"target_format": "plain"}}')
-    script = Path(__file__).parents[1] / "egs/slurp/local/predictions.py"
-    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=True)
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        {"file": "audio--1504194842-headset.flac", "scenario": "alarm", "action": "query",
-         "entities": [{"type": "event_name", "filler": "dance class"}]},
-        *({"file": f"audio-{number}.flac", "scenario": "", "action": "", "entities": []} for number in (2, 3))]
-    (tmp_path / "decode.json").unlink()
-    failed = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
-    assert failed.returncode == 1 and "decode.json: not there; expected a folder of stage 6" in failed.stderr
+def test_without_audio_a_prompt_is_an_utterance(slurp, tmp_path):
+    """No audio and no metadata.json is needed; of prompts in two splits the held-out one is kept."""
+    shutil.rmtree(slurp / "audio")
+    (slurp / "dataset/slurp/metadata.json").unlink()
+    again = {**PARTY, "slurp_id": 77}  # all its recordings are the test's
+    (slurp / "dataset/slurp/train.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in (MUSIC, again)))
+    Slurp().prepare(tmp_path / "data", corpus_dir=slurp, tasks=["slu"], audio="none", download=False,
+                    train="train,train_synthetic", allow_incomplete=True)
+    found = {split: DataDir.read(tmp_path / "data/slu" / split) for split in ("train", "dev", "test")}
+    assert {split: sorted(data.utterances) for split, data in found.items()} == {
+        "train": ["12"], "dev": ["16421", "4318"], "test": ["9054"]}
+    utterance = found["dev"].utterances["4318"]
+    assert (utterance.text, utterance.audio, utterance.labels["slurp_id"]) == ("wake me up at ten", "-", "4318")
+    assert validate(tmp_path / "data/slu/dev") == [] and len(found["dev"].fingerprint()) == 64
+    assert format_dir(tmp_path / "data/slu/dev")["utterances"] == 2 and validate(tmp_path / "data/slu/dev") == []
+    with pytest.raises(SpeechMergeError, match="wav.scp:16421: has no audio, only a transcript; give --inputs text"):
+        get_task("slu").examples(found["dev"])
+    example, _ = get_task("slu").configure(inputs="text").examples(found["dev"])[::-1]
+    assert example.audio == () and example.prompt.endswith("\nTranscript: wake me up at ten")
+
+
+def test_what_may_not_be_fetched_is_named(slurp):
+    (slurp / "dataset/slurp/test.jsonl").unlink()
+    with pytest.raises(SpeechMergeError, match="dataset/slurp/test.jsonl: not there, .*download=false; copy it from https"):
+        Slurp().prepare(slurp, corpus_dir=slurp, download=False)

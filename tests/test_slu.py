@@ -35,6 +35,7 @@ def frame(scenario="a", action="b", *entities):
 
 @pytest.mark.parametrize("format, text", [
     ("json", '{"scenario":"alarm","action":"query","entities":[{"type":"event_name","filler":"dance class"}]}'),
+    ("compact", '{"scenario":"alarm","action":"query","entities":[{"event_name":"dance class"}]}'),
     ("linear", "alarm query | event_name : dance class"), ("plain", "alarm query '' event'name ' dance class")])
 def test_forms(format, text):
     assert encode(FRAME, format) == text and decode(text, format) == FRAME
@@ -63,6 +64,25 @@ def test_json_is_read_leniently():
                   '"action":"query", "scenario":"alarm"} ', "json") == FRAME
     assert decode('{"scenario":"a","action":"b"}', "json") == frame("a", "b")
     assert decode("{}", "json") == frame("", "")
+
+
+@pytest.mark.parametrize("format", ["json", "compact"])
+def test_json_of_either_form_is_found_in_other_text(format):
+    """As language models write it: fenced, introduced, explained; the paper's entities or the evaluator's."""
+    for entities in ('[{"event_name": "dance class"}]', '[{"type": "event_name", "filler": "dance class"}]'):
+        text = f'{{"scenario": "alarm", "action": "query", "entities": {entities}}}'
+        for around in ("%s", "```json %s ```", "Sure {here}: %s. {\"note\": 1}", "%s %s"):
+            assert decode(around.replace("%s", text), format) == FRAME
+    assert decode('{"scenario":"a","action":"b","entities":[{"x":"1","y":"2"}]}', format) == \
+        frame("a", "b", ("x", "1"), ("y", "2"))
+    cut = '{"scenario":"a","action":"b","entities":[{"type":"x","filler":"y"},{"ty'
+    for text in (cut, f"so: {cut}", 'so {"time":"ten"}', '{"scenario":"a","entities":[{"time":8}]}', '{"a":' * 3000):
+        assert decode(text, format) is None
+
+
+def test_entity_types_that_are_keys_cannot_be_compact():
+    with pytest.raises(SpeechMergeError, match="'type' cannot be told from a key; use --target-format json"):
+        encode(frame("a", "b", ("type", "x")), "compact")
 
 
 @pytest.mark.parametrize("text", ["", "alarm", "alarm query more", "a b | x", "a b | x y", "a b | : y",
@@ -296,7 +316,7 @@ def test_replicates_are_scores_of_resampled_sets():
 
 def test_target_formats_of_the_task(data):
     class Letters:
-        source = "letters"
+        source, family, reads_text, needs_instruction = "letters", "letters", False, False
 
         def writes(self, text):
             return set(text) <= set(string.ascii_lowercase + "' ")

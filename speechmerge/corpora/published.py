@@ -20,7 +20,7 @@ from pathlib import Path
 from speechmerge import __version__
 from speechmerge.corpora.download import Archive, fetch_all
 from speechmerge.corpora.hub import Hub, Part, read_hub
-from speechmerge.data.directory import DataDir, Trial, Utterance
+from speechmerge.data.directory import NO_AUDIO, DataDir, Trial, Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import FULL, PLACES, disk_errors, read_json, write_json
 from speechmerge.registry import nearest
@@ -281,7 +281,7 @@ def check_audio(corpus, reading: Reading, request: Request):
 
     With allow_incomplete the utterances without audio are left out, and counted.
     """
-    audio = {utterance.audio for split in reading.splits.values() for utterance in split.utterances.values()}
+    audio = {utterance.audio for split in reading.splits.values() for utterance in split.utterances.values()} - {NO_AUDIO}
     absent = {path for path in audio if not Path(path).is_file()}
     empty = {path for path in audio - absent if Path(path).stat().st_size == 0}
     if not (absent or empty):

@@ -25,8 +25,9 @@ KNOWN_TABLES = {"utt2spk": "speaker", "utt2lang": "language", "utt2dur": "durati
 IGNORED_TABLES = {"utt2uniq", "utt2num_frames", "utt2num_samples"}
 # utt2<name> tables beside the label table: their values are text, JSON or origin, never out of `labels`
 FREE_TABLES = {"utt2corpus", "utt2gender", "utt2group", "utt2slu", "utt2question", "utt2answers", "utt2translation",
-               "utt2target_lang"}
+               "utt2target_lang", "utt2slurp_id", "utt2candidates", "utt2rationale"}
 TARGET_WORDS = {"target": True, "nontarget": False}
+NO_AUDIO = "-"  # in wav.scp: of a data directory of transcripts alone
 UNFILTERED = ".unfiltered"  # the tables as stage 1 wrote them, where `format` has filtered in place
 SAMPLE_BYTES = 1 << 16  # the audio's fingerprint reads this much of its beginning and of its end: 4 s of 16 kHz wav
 
@@ -43,7 +44,10 @@ class Utterance:
     segment: tuple[float, float] | None = None  # start and end in seconds inside `audio`; None: all of it
 
     def own_file(self, directory="its data directory") -> str:
-        """The path of its audio; SpeechMergeError where the utterance is a stretch of a longer recording."""
+        """The path of its audio; SpeechMergeError where the utterance has none or is a stretch of a longer recording."""
+        if self.audio == NO_AUDIO:
+            raise SpeechMergeError(f"{directory}/wav.scp:{self.id}: has no audio, only a transcript; give --inputs text, or "
+                                   "prepare the data with its audio")
         if self.segment:
             raise SpeechMergeError(f"{directory}/segments:{self.id}: a stretch of a recording, expected a file of its own; "
                                    f"run stage 2 (`speechmerge format --data {directory}`), which cuts it out")
@@ -82,7 +86,8 @@ class DataDir:
             more = f" ({len(findings) - 1} more: `speechmerge validate --data {path}` lists them)"
             raise SpeechMergeError(f"{findings[0]}{more if len(findings) > 1 else ''}")
         for utterance in data.utterances.values() if formatted else ():
-            utterance.own_file(path)
+            if utterance.audio != NO_AUDIO:
+                utterance.own_file(path)
         return data
 
     def write(self, path=None, keep_unfiltered: bool = False):
@@ -152,7 +157,7 @@ class DataDir:
 
 def audio_sample(directory: Path, id: str, audio: str) -> bytes:
     """Size and a digest of both ends of an audio file; of an ark, one from the entry on; of a command, of its text."""
-    if is_pipe(audio):
+    if is_pipe(audio) or audio == NO_AUDIO:
         return hashlib.sha256(audio.encode()).digest()
     path, offset = ark_entry(audio) or (audio, None)
     try:
@@ -203,11 +208,25 @@ def read_tables(path: Path, allow_pipes: bool = False) -> tuple[DataDir, list[Fi
 
 def find_sources(path: Path, tables):
     """{utterance: (audio, segment or None)}, and what is wrong with `segments`."""
-    recordings = {id: value for id, (value, _) in tables["wav.scp"].items()}
+    recordings = located(path, {id: value for id, (value, _) in tables["wav.scp"].items()})
     if "segments" not in tables:
         return {id: (audio, None) for id, audio in recordings.items()}, []
     segments, findings = parse_segments(path, tables["segments"], recordings)
     return {id: (recordings[recording], times) for id, (recording, times) in segments.items()}, findings
+
+
+def located(path: Path, recordings: dict[str, str]) -> dict[str, str]:
+    """Relative paths are as seen from the recipe's folder; read from elsewhere, they begin at the folder above the data
+    directory where the first of them is there."""
+    first = next((audio for audio in recordings.values() if audio != NO_AUDIO and not is_pipe(audio)), "/")
+    file = (ark_entry(first) or (first, None))[0]
+    if os.path.isabs(file) or os.path.exists(file):
+        return recordings
+    for folder in path.resolve().parents:
+        if (folder / file).exists():
+            return {id: audio if os.path.isabs(audio) or is_pipe(audio) or audio == NO_AUDIO else os.path.join(folder, audio)
+                    for id, audio in recordings.items()}
+    return recordings
 
 
 def make_utterances(tables, durations, sources) -> dict[str, Utterance]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from speechmerge.data.audio import RATE, AudioError, Sound, audio_info, read_audio
 from speechmerge.data.convert import Converted, Converter, Settings
-from speechmerge.data.directory import DataDir, Utterance
+from speechmerge.data.directory import NO_AUDIO, DataDir, Utterance
 from speechmerge.data.filters import Filters, apply
 from speechmerge.data.segments import is_pipe
 from speechmerge.data.unfiltered import starting_tables, write_formatted
@@ -39,6 +39,8 @@ def format_dir(source, target=None, *, min_duration: float = 0.1, max_duration: 
     settings = settings or Settings(audio_format)
     source, target = Path(source), Path(target or source)
     data, bounds = starting_tables(source, settings.allow_pipes), (min_duration, max_duration)
+    if all(utterance.audio == NO_AUDIO for utterance in data.utterances.values()):
+        return format_text(data, source, target, filters)
     dropped = Counter({"too short": 0, "too long": 0, "unusable audio": 0})
     if filters.draws():
         measured = parallel(lambda one: [measure(*one, settings)], [[u] for u in data.utterances.values()], jobs)
@@ -53,6 +55,17 @@ def format_dir(source, target=None, *, min_duration: float = 0.1, max_duration: 
              "dropped": dict(dropped), "converted": count_changes(done), "filters": [asdict(step) for step in steps]}
     found["trials"] = data.trials and {"kept": len(trials), "dropped": len(data.trials) - len(trials)}
     write_formatted(DataDir(target, kept, data.labels, trials), in_place=target.resolve() == source.resolve())
+    write_json(target / "stats.json", found)
+    return found
+
+
+def format_text(data: DataDir, source: Path, target: Path, filters: Filters) -> dict:
+    """A data directory of transcripts alone: nothing to convert, filters by what is written do count."""
+    if filters.draws():
+        raise SpeechMergeError(f"{source}: has no audio, so that nothing can be drawn by its duration; leave --hours out")
+    data, steps = apply(data, filters, None)
+    found = {"utterances": len(data.utterances), "audio": None, "filters": [asdict(step) for step in steps]}
+    write_formatted(DataDir(target, data.utterances, data.labels), in_place=target.resolve() == source.resolve())
     write_json(target / "stats.json", found)
     return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from speechmerge.data.audio import RATE, AudioError, Sound, audio_info, read_audio
 from speechmerge.data.decoders import OVERSHOOT
-from speechmerge.data.directory import UNFILTERED, DataDir, Utterance, owned_tables, read_tables
+from speechmerge.data.directory import NO_AUDIO, UNFILTERED, DataDir, Utterance, owned_tables, read_tables
 from speechmerge.data.segments import is_pipe
 from speechmerge.data.tables import (NO_BREAK_SPACES, Finding, fix_command, invisible_characters, read_lines,
                                      read_table, split_row)
@@ -42,7 +42,7 @@ def validate_audio(data: DataDir, jobs: int, rate: int) -> list[Finding]:
     lines = {id: line for id, (_, line) in read_table(keyed)[0].items()}
     by_audio = defaultdict(list)
     for utterance in data.utterances.values():
-        if not is_pipe(utterance.audio):
+        if not is_pipe(utterance.audio) and utterance.audio != NO_AUDIO:
             by_audio[utterance.audio].append(utterance)
 
     def check(utterances: list[Utterance]) -> list[Finding]:

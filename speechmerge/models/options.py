@@ -3,7 +3,7 @@ from speechmerge.errors import UsageError
 from speechmerge.models.base import ATTENTIONS, CONTEXTS, DTYPES, QUANTIZATIONS, Context, Loading, load_model
 
 CONTEXT_OPTIONS = {"kind": "audio_context", "min": "audio_context_min", "step": "audio_context_step"}
-TASK_OPTIONS = ("prompt", "target_format", "verification")
+TASK_OPTIONS = ("prompt", "inputs", "target_format", "verification")
 DEFAULTS = {"kind": Context().kind, "min": Context().minimum, "step": Context().step}
 
 

@@ -36,8 +36,10 @@ def add_decode_arguments(parser):
 def add_task_arguments(parser):
     """What training and decoding of a task must agree in; decoding takes it from the adapters unless it is given."""
     parser.add_argument("--prompt", help="text that the model is given, with the fields {labels} {transcript} "
-                        "{question} {language}; default: the task's (speechmerge list tasks)")
-    parser.add_argument("--target-format", choices=["json", "linear", "plain"],
+                        "{question} {language} {target_language} {candidates}; default: the task's (speechmerge list tasks)")
+    parser.add_argument("--inputs", choices=["audio", "text", "audio+text"],
+                        help="what is given of an utterance: its sound (default), its transcript, both (audio LLMs)")
+    parser.add_argument("--target-format", choices=["json", "compact", "linear", "plain"],
                         help="slu: how frames are written; default: the first of these that the model has tokens for")
 
 

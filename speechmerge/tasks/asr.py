@@ -4,7 +4,7 @@ from speechmerge.errors import SpeechMergeError
 from speechmerge.metrics.bootstrap import ratio_replicates
 from speechmerge.metrics.wer import error_rates, rate
 from speechmerge.tasks import TASKS
-from speechmerge.tasks.base import Example, Task, single_example
+from speechmerge.tasks.base import Example, Task
 
 
 @TASKS.register("asr")
@@ -17,6 +17,7 @@ class ASR(Task):
     higher_is_better = False
     hears_all = True
     max_new_tokens = 96
+    instruction = "Transcribe the speech. Answer with the transcript only."
 
     def __init__(self, normaliser: str = "basic"):
         self.normaliser = normaliser
@@ -26,7 +27,7 @@ class ASR(Task):
         for id, utterance in sorted(data.utterances.items()):
             if utterance.text is None:
                 raise SpeechMergeError(f"{data.path / 'text'}: no transcript for utterance {id}; asr needs one")
-            found.append(single_example(utterance, utterance.text, self.prompt_of(data, utterance)))
+            found.append(self.example(utterance, utterance.text, self.prompt_of(data, utterance)))
         return found
 
     def stratum(self, example):

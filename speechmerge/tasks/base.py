@@ -1,6 +1,5 @@
 """The common part of all tasks. A new task is a file with one class and `@TASKS.register("name")`."""
 import re
-import string
 import unicodedata
 from dataclasses import dataclass
 
@@ -11,14 +10,15 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.metrics import bootstrap
 from speechmerge.metrics.classification import classification_replicates, classification_scores
 from speechmerge.registry import nearest
+from speechmerge.tasks.templates import TRANSCRIPT, check_template, filled, template_fields
 
-PROMPT_FIELDS = ("labels", "transcript", "question", "language")
+INPUTS = ("audio", "text", "audio+text")  # of an utterance: its sound, its transcript, or both
 
 
 @dataclass(frozen=True)
 class Example:
     id: str
-    audio: tuple[str, ...]  # one path; two for a pair
+    audio: tuple[str, ...]  # one path; two for a pair; none where the model is to read the transcript in the prompt
     target: str  # what hypotheses are compared with; `Task.written` makes of it what the model learns to write
     language: str | None
     speaker: str | None
@@ -37,8 +37,11 @@ class Task:
     hears_all: bool = False  # is the target about every word, so that audio beyond the model's context is a loss?
     asks: bool = False  # has every utterance a prompt of its own, without which there is nothing to answer?
     free_symbols: bool = False  # may the answer hold brackets and quotes, which Whisper's own decoding suppresses?
-    prompt: str = ""  # template of the text given to the model; fields: PROMPT_FIELDS
-    configurable: tuple[str, ...] = ("prompt",)  # what training and decoding may set; kept with the adapter
+    inputs: str = "audio"  # what the model is given of an utterance, one of INPUTS
+    prompt: str = ""  # template of the text given to the model; fields: templates.FIELDS
+    instruction: str = ""  # the same for models that are told in words what to do (audio LLMs)
+    instructed: bool = False  # is the model such a one? Known after `adapt`
+    configurable: tuple[str, ...] = ("prompt", "inputs")  # what training and decoding may set; kept with the adapter
 
     def configure(self, **values) -> "Task":
         """Set options of this task (None: leave it). Raises UsageError for an option or a value it does not know."""
@@ -49,6 +52,8 @@ class Task:
                 raise UsageError(f"--{name.replace('_', '-')}: the task {self.name} has no such option")
             if name == "prompt":
                 check_template(value)
+            if name == "inputs":
+                self.check_inputs(value)
             setattr(self, name, value)
         return self
 
@@ -57,8 +62,20 @@ class Task:
         found = {name: getattr(self, name) for name in self.configurable}
         return {name: value for name, value in found.items() if value != getattr(type(self), name)}
 
+    def check_inputs(self, inputs: str):
+        """Raises UsageError for what is no kind of input, or none of this task."""
+        if inputs not in INPUTS:
+            raise UsageError(f"--inputs {inputs!r}; {nearest(inputs, INPUTS)}")
+        if inputs != "audio" and self.kind in ("transcription", "verification"):
+            reason = "is what is to be written" if self.kind == "transcription" else "does not tell voices apart"
+            raise UsageError(f"--inputs {inputs}: the transcript {reason} in the task {self.name}; use --inputs audio")
+
     def adapt(self, model):
-        """Choose what depends on the model and was not configured."""
+        """Choose what depends on the model and was not configured. UsageError where the model cannot take the inputs."""
+        if self.inputs != "audio" and not model.reads_text:
+            raise UsageError(f"--inputs {self.inputs}: models of the family {model.family} hear only ({model.source}); "
+                             "transcripts are read by audio LLMs such as Qwen/Qwen2-Audio-7B-Instruct")
+        self.instructed = model.needs_instruction
 
     def written(self, target: str) -> str:
         """What the model learns to write for the target of an example."""
@@ -68,19 +85,29 @@ class Task:
         """What a stratified sample keeps in proportion."""
         return example.target
 
-    def prompt_of(self, data: DataDir, utterance, labels=None) -> str | None:
-        """The prompt of one utterance; None for a task without one. Raises SpeechMergeError where a field is missing.
+    def template(self) -> str:
+        """Of the prompt: as configured, else what this kind of model is told. A transcript that the model is to read and
+        that has no place in it comes last."""
+        own = self.prompt != type(self).prompt
+        text = self.instruction if self.instructed and not own else self.prompt
+        if self.inputs != "audio" and "transcript" not in template_fields(text):
+            text = f"{text}\n{TRANSCRIPT}".lstrip()
+        return text
 
-        Fields: {labels} the label set, {transcript} `text`, {question} `utt2question`, {language} the Whisper code.
-        """
-        values = {"labels": ", ".join(labels or ()), "transcript": utterance.text, "language": utterance.language,
-                  "question": utterance.labels.get("question")}
-        used = {field: values[field] for field in template_fields(self.prompt)}
-        if missing := sorted(field for field, value in used.items() if not value):
-            table = {"transcript": "text", "language": "utt2lang", "question": "utt2question"}.get(missing[0], "labels")
-            raise SpeechMergeError(f"{data.path / table}: utterance {utterance.id} has no {missing[0]}, which the "
-                                   f"prompt {self.prompt!r} of the task {self.name} asks for")
-        return self.prompt.format(**used) or None
+    def prompt_of(self, data: DataDir, utterance, labels=None) -> str | None:
+        """The prompt of one utterance; None for a task without one. Raises SpeechMergeError where a field is missing."""
+        return filled(self.template(), data, utterance, labels, self.name) or None
+
+    def instruction_for(self, example: "Example") -> str:
+        """What a model that is told in words is asked about an example without a prompt of its own."""
+        return filled(self.instruction, None, example, None, self.name)
+
+    def example(self, utterance, target: str, prompt: str | None = None, target_language: str | None = None) -> "Example":
+        """The example of one utterance; where only the transcript is given, without audio."""
+        if self.inputs == "text":
+            return Example(utterance.id, (), target, utterance.language, utterance.speaker, 0.0, prompt, target_language)
+        return Example(utterance.id, (utterance.own_file(),), target, utterance.language, utterance.speaker,
+                       utterance.duration, prompt, target_language)
 
     def examples(self, data: DataDir) -> list[Example]:
         """One example per utterance (or trial), sorted by id. Raises SpeechMergeError where a target is missing."""
@@ -115,6 +142,10 @@ class Task:
         """{metric: its values [repetitions]} of other metrics of `score`, on test sets resampled as in replicates()."""
         return {}
 
+    def published(self, data: DataDir, refs, hyps) -> dict[str, list | dict]:
+        """{file name: its JSON lines, or its JSON object} of results in the forms of others, written beside the scores."""
+        return {}
+
     def parts(self, refs, hyps, languages=None) -> tuple[np.ndarray, np.ndarray]:
         """Numerator and denominator of the deciding metric per utterance, in sorted id order."""
         raise NotImplementedError
@@ -135,29 +166,6 @@ class Task:
         if unknown:
             raise SpeechMergeError(f"{self.name}: hypothesis {unknown[0]!r} is not in the references ({len(unknown)} "
                                    "such ids); decode this data directory again")
-
-
-def single_example(utterance, target: str, prompt: str | None = None, target_language: str | None = None) -> Example:
-    """The example of one utterance."""
-    return Example(utterance.id, (utterance.own_file(),), target, utterance.language, utterance.speaker,
-                   utterance.duration, prompt, target_language)
-
-
-def template_fields(template: str) -> list[str]:
-    """Names of the fields of a prompt template. Raises UsageError where it cannot be read as one."""
-    try:
-        pieces = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise UsageError(f"--prompt {template!r}: {error}; a brace that is meant is written twice") from error
-    if any(spec or conversion for _, _, spec, conversion in pieces):
-        raise UsageError(f"--prompt {template!r}: fields are plain names, without : or !")
-    return [field for _, field, _, _ in pieces if field is not None]
-
-
-def check_template(template: str):
-    for field in template_fields(template):
-        if field not in PROMPT_FIELDS:
-            raise UsageError(f"--prompt {template!r}: unknown field {{{field}}}; {nearest(field, PROMPT_FIELDS)}")
 
 
 def canonical(text: str) -> str:
@@ -189,7 +197,7 @@ class LabelTask(Task):
             if label not in known:
                 raise SpeechMergeError(f"{data.path / self.table}:{id}: label {label!r} is not in "
                                        f"{data.path / 'labels'}; add it there in all splits, or correct the table")
-            found.append(single_example(utterance, label, self.prompt_of(data, utterance, labels)))
+            found.append(self.example(utterance, label, self.prompt_of(data, utterance, labels)))
         return found
 
     def labels(self, data: DataDir) -> list[str]:

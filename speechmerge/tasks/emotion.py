@@ -10,3 +10,4 @@ class Emotion(LabelTask):
     name = "emotion"
     table = "utt2emotion"
     prompt = "What is the emotion of the speaker?"
+    instruction = "What is the emotion of the speaker? Answer with one of: {labels}."

@@ -10,3 +10,4 @@ class Intent(LabelTask):
     name = "intent"
     table = "utt2intent"
     prompt = "What is the intent of the speaker?"
+    instruction = "What does the speaker want done? Answer with one of: {labels}."

@@ -10,6 +10,7 @@ class KeywordSpotting(LabelTask):
     name = "kws"
     table = "utt2keyword"
     prompt = "Which keyword is spoken?"
+    instruction = "Which keyword is spoken? Answer with one of: {labels}."
 
     def label_of(self, utterance):
         return utterance.labels.get("keyword")

@@ -11,6 +11,7 @@ class LanguageId(LabelTask):
     table = "utt2lang"
     uses_language = False
     prompt = "Which language is spoken?"
+    instruction = "Which language is spoken? Answer with one of these codes: {labels}."
 
     def label_of(self, utterance):
         return utterance.language

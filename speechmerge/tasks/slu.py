@@ -2,15 +2,15 @@
 
     {"scenario":"alarm","action":"query","entities":[{"type":"event_name","filler":"dance class"}]}
 """
-from speechmerge.data.directory import DataDir
+from speechmerge.data.directory import NO_AUDIO, DataDir
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.metrics import bootstrap
 from speechmerge.metrics.slots import slot_type_f1, slot_value_cer
 from speechmerge.metrics.slu import MEASURES, f1, f1_of, frame_tables, totals
 from speechmerge.registry import nearest
 from speechmerge.tasks import TASKS
-from speechmerge.tasks.base import Example, Task, single_example
-from speechmerge.tasks.frame import FORMATS, SIGNS, decode, encode
+from speechmerge.tasks.base import Example, Task
+from speechmerge.tasks.frame import EXAMPLE, FORMATS, SIGNS, decode, encode, nothing
 
 
 @TASKS.register("slu")
@@ -25,7 +25,9 @@ class SLU(Task):
     free_symbols = True
     max_new_tokens = 192
     prompt = "What are the scenario, the action and the entities?"
-    configurable = ("prompt", "target_format")
+    instruction = ("Which scenario, action and entities has the spoken command? Answer in this form: " +
+                   encode(EXAMPLE, "json").replace("{", "{{").replace("}", "}}"))
+    configurable = (*Task.configurable, "target_format")
     target_format: str | None = None  # how frames are written; default: the first of FORMATS that the model can write
     skip_missing = False  # True: utterances without a hypothesis are left out, as the published evaluator does
 
@@ -36,6 +38,7 @@ class SLU(Task):
         return super().configure(**values)
 
     def adapt(self, model):
+        super().adapt(model)
         possible = [name for name in FORMATS if model.writes(SIGNS[name])]
         if self.target_format is None and not possible:
             raise SpeechMergeError(f"{model.source}: its tokens can write frames in none of {', '.join(FORMATS)}")
@@ -43,6 +46,8 @@ class SLU(Task):
             raise UsageError(f"--target-format {self.target_format}: {model.source} has no tokens for "
                              f"{SIGNS[self.target_format]}; it can write {', '.join(possible) or 'none'}")
         self.target_format = self.target_format or possible[0]
+        shown = {form: encode(EXAMPLE, form).replace("{", "{{").replace("}", "}}") for form in ("json", self.target_format)}
+        self.instruction = type(self).instruction.replace(shown["json"], shown[self.target_format])
 
     def examples(self, data: DataDir) -> list[Example]:
         found = []
@@ -52,7 +57,7 @@ class SLU(Task):
                 raise SpeechMergeError(f"{data.path / 'utt2slu'}:{id}: found {utterance.labels.get('slu')!r}, expected "
                                        '{"scenario":..,"action":..,"entities":[{"type":..,"filler":..}]}; prepare the '
                                        "data again")
-            found.append(single_example(utterance, encode(frame, "json"), self.prompt_of(data, utterance)))
+            found.append(self.example(utterance, encode(frame, "json"), self.prompt_of(data, utterance)))
         return found
 
     def stratum(self, example):
@@ -94,6 +99,16 @@ class SLU(Task):
         golds = [decode(refs[id], "json") for id in ids]
         return golds, [self.frame_of(hyps[id]) if id in hyps else None for id in ids]
 
+    def published(self, data, refs, hyps):
+        """`predictions.jsonl` as SLURP's evaluator reads it, by recording (`file`) and by prompt (`slurp_id`, --load-gold).
+
+        The evaluator leaves out what has no line, so that every utterance has one: a frame without anything where
+        nothing was read. `raw_output` is what the model wrote.
+        """
+        rows = [{**keys_of(data.utterances[id]), **(self.frame_of(hyps.get(id, "")) or nothing()),
+                 "raw_output": hyps.get(id, "")} for id in sorted(refs)]
+        return {"predictions.jsonl": rows}
+
     def replicates(self, refs, hyps, *, speakers=None, languages=None, scores=None, repetitions=bootstrap.REPETITIONS,
                    seed=bootstrap.SEED):
         ids = self.scored_ids(refs, hyps)
@@ -103,3 +118,9 @@ class SLU(Task):
     def more_replicates(self, refs, hyps, counts, *, languages=None, scores=None):
         tables = frame_tables(*self.frames(self.scored_ids(refs, hyps), refs, hyps))
         return {f"{name}_f1": f1_of(counts @ totals(tables, name)) for name in MEASURES if name != "slu"}
+
+
+def keys_of(utterance) -> dict[str, str]:
+    """What SLURP calls this utterance: ids are file names without .flac, or the prompt's where there is no audio."""
+    prompt = {"slurp_id": utterance.labels["slurp_id"]} if "slurp_id" in utterance.labels else {}
+    return prompt if utterance.audio == NO_AUDIO else {"file": f"{utterance.id}.flac", **prompt}

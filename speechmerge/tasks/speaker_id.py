@@ -11,6 +11,7 @@ class SpeakerId(LabelTask):
     table = "utt2spk"
     uses_language = False
     prompt = "Who is speaking?"
+    instruction = "Who is speaking? Answer with the name of the speaker."
 
     def label_of(self, utterance):
         return utterance.speaker

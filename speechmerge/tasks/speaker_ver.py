@@ -24,7 +24,8 @@ class SpeakerVerification(LabelTask):
     max_new_tokens = 4
     uses_language = False
     prompt = "Is this the same speaker?"
-    configurable = ("prompt", "verification")
+    instruction = "Do both recordings have the same speaker? Answer yes or no."
+    configurable = (*LabelTask.configurable, "verification")
     verification = "answers"  # how trials are decoded: yes/no written and scored, or the cosine of both embeddings
 
     def examples(self, data: DataDir) -> list[Example]:

@@ -10,7 +10,7 @@ from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError
 from speechmerge.metrics.squad import exact_match, f1
 from speechmerge.tasks import TASKS
-from speechmerge.tasks.base import Example, Task, single_example
+from speechmerge.tasks.base import Example, Task
 
 
 @TASKS.register("speech_qa")
@@ -24,6 +24,7 @@ class SpeechQA(Task):
     asks = True
     max_new_tokens = 48
     prompt = "{question}"
+    instruction = "Answer a question about the speech in as few words as possible. The question: {question}"
 
     def examples(self, data: DataDir) -> list[Example]:
         found = []
@@ -34,7 +35,7 @@ class SpeechQA(Task):
                 raise SpeechMergeError(f"{data.path / 'utt2answers'}:{id}: found {table!r}, expected a JSON list of "
                                        'gold answers such as ["Denver Broncos"]; prepare the data again')
             target = json.dumps(answers, ensure_ascii=False)
-            found.append(single_example(utterance, target, self.prompt_of(data, utterance)))
+            found.append(self.example(utterance, target, self.prompt_of(data, utterance)))
         return found
 
     def stratum(self, example):

@@ -4,7 +4,7 @@ from speechmerge.errors import SpeechMergeError
 from speechmerge.metrics import bootstrap
 from speechmerge.metrics.translation import Translation, tokenizer_of
 from speechmerge.tasks import TASKS
-from speechmerge.tasks.base import Example, Task, single_example
+from speechmerge.tasks.base import Example, Task
 
 
 @TASKS.register("st")
@@ -17,6 +17,7 @@ class SpeechTranslation(Task):
     higher_is_better = True
     hears_all = True
     max_new_tokens = 128
+    instruction = "Translate the speech into {target_language}. Answer with the translation only."
     target_language: str | None = None  # known once examples were read; decides the tokenizer of BLEU
     bleu_tokenizer: str | None = None  # instead of the target language's
 
@@ -26,7 +27,7 @@ class SpeechTranslation(Task):
             for name in ("translation", "target_lang"):
                 if not utterance.labels.get(name):
                     raise SpeechMergeError(f"{data.path / f'utt2{name}'}: no {name} for utterance {id}; st needs one")
-            found.append(single_example(utterance, utterance.labels["translation"], self.prompt_of(data, utterance),
+            found.append(self.example(utterance, utterance.labels["translation"], self.prompt_of(data, utterance),
                                         utterance.labels["target_lang"]))
         languages = sorted({example.target_language for example in found})
         if len(languages) > 1:

@@ -2,6 +2,7 @@
 
     speechmerge prepare --corpus slurp --corpus-dir /corpora/slurp --tasks intent slu
     speechmerge prepare --corpus slurp --param recordings=best train=train,train_synthetic
+    speechmerge prepare --corpus slurp --tasks slu --param audio=none     # transcripts alone: one utterance per prompt
 
 Below --corpus-dir as in the publisher's repository, `dataset/slurp/{train,train_synthetic,devel,test}.jsonl` and
 `metadata.json`, and `audio/slurp_real`, `audio/slurp_synth`. A line is a prompt with all its recordings:
@@ -22,7 +23,7 @@ from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.lines import numbered_lines
 from speechmerge.corpora.published import Archive, PublishedCorpus, Reading, Split
 from speechmerge.corpora.slurp.frames import TASKS, intents_of, label
-from speechmerge.data.directory import Utterance
+from speechmerge.data.directory import NO_AUDIO, Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json
 from speechmerge.registry import nearest
@@ -36,6 +37,7 @@ RECORDINGS = ("all", "best", "headset")
 # Recordings of the release by the option `recordings`; those of the training sets are not known
 EXPECTED = {"all": {"dev": 8690, "test": 13078}, "best": {"dev": 2033, "test": 2974},
             "headset": {"dev": 4173, "test": 6281}}
+AUDIO_KINDS = ("files", "none")
 SYNTHETIC = "synthetic"  # the speaker of train_synthetic
 UNKNOWN = "unknown"  # the speaker of recordings that metadata.json does not name
 
@@ -51,10 +53,16 @@ class Slurp(PublishedCorpus):
 
     @dataclass(frozen=True)
     class Options:
-        """train: `train`, `train_synthetic` or both. recordings: `all`, each prompt's `best` by WER, or `headset`."""
+        """train: `train`, `train_synthetic` or both. recordings: `all`, each prompt's `best` by WER, or `headset`.
+
+        audio: `files`, or `none`: prompts as written, for models that read. download=false: what is there is unpacked
+        where it must be, nothing is fetched.
+        """
 
         train: tuple[str, ...] = ("train",)
         recordings: str = "all"
+        audio: str = "files"
+        download: bool = True
 
         def __post_init__(self):
             for name in self.train:
@@ -65,33 +73,50 @@ class Slurp(PublishedCorpus):
             if self.recordings not in RECORDINGS:
                 raise UsageError(f"slurp: recordings={self.recordings}; {nearest(self.recordings, RECORDINGS)}")
 
+            if self.audio not in AUDIO_KINDS:
+                raise UsageError(f"slurp: audio={self.audio}; {nearest(self.audio, AUDIO_KINDS)}")
+
         def sources(self) -> dict[str, tuple[str, ...]]:
             """Our split -> the publisher's. The held-out ones come first: what they have is not for training."""
             return {"test": ("test",), "dev": ("devel",), "train": self.train}
 
     def archives(self, options) -> list[Archive]:
         names = [name for sources in options.sources().values() for name in sources]
+        if options.audio == "none":
+            return [Archive(f"{TEXT}/dataset/slurp/{name}.jsonl", makes=f"dataset/slurp/{name}.jsonl", unpack=False)
+                    for name in names]
         texts = [f"dataset/slurp/{name}" for name in [*(f"{name}.jsonl" for name in names), "metadata.json"]]
         folders = sorted({FOLDERS[name] for name in names})
         return [*(Archive(f"{TEXT}/{text}", makes=text, unpack=False) for text in texts),
                 *(Archive(f"{AUDIO}/{name}.tar.gz", makes=f"audio/{name}", into="audio") for name in folders)]
 
+    def provide(self, request, options):
+        archives = [] if options.download or request.mini else self.archives(options)
+        for archive in archives:
+            if not (request.root / archive.makes).exists() and not (request.root / archive.file).is_file():
+                raise SpeechMergeError(f"{request.root / archive.makes}: not there, nor {archive.file}, and download=false; "
+                                       f"copy it from {archive.url}, or leave download=false out")
+        super().provide(request, options)
+
     def expected(self, task, options) -> dict[str, int]:
-        return EXPECTED[options.recordings]
+        return EXPECTED["best" if options.audio == "none" else options.recordings]
 
     def read(self, root: Path, task: str, options) -> Reading:
-        reading, seen, speakers = Reading({}), set(), read_speakers(root / "dataset/slurp/metadata.json")
+        spoken = options.audio == "files"
+        speakers = read_speakers(root / "dataset/slurp/metadata.json") if spoken else {}
+        reading, seen = Reading({}), set()
         for split, sources in options.sources().items():
             found = {}
             for source in sources:
                 for prompt in read_prompts(root / "dataset/slurp" / f"{source}.jsonl"):
                     folder = root / "audio" / FOLDERS[source]
-                    add_prompt(found, seen, prompt, folder, task, options, speakers, reading.skipped)
+                    add_prompt(found, seen, prompt, folder if spoken else None, task, options, speakers, reading.skipped)
             seen |= found.keys()
             reading.splits[split] = Split(found)
         for split in reading.splits.values():
             split.labels = intents_of(reading.splits, task)
-        warn_of_unknown(reading)
+        if spoken:
+            warn_of_unknown(reading)
         return reading
 
     def twin_expected(self, task, options) -> dict[str, int]:
@@ -120,11 +145,20 @@ def read_prompts(path: Path):
         yield place, prompt
 
 
-def add_prompt(found: dict, seen: set, prompt, folder: Path, task: str, options, speakers: dict, skipped):
-    """The chosen recordings of a prompt. Of a file in two splits the held-out ones keep it."""
+def add_prompt(found: dict, seen: set, prompt, folder: Path | None, task: str, options, speakers: dict, skipped):
+    """The chosen recordings of a prompt; without a folder of audio the prompt itself, under its slurp_id. Of what is in
+    two splits the held-out ones keep it."""
     place, prompt = prompt
-    labels = label(task, prompt["scenario"], prompt["action"], entities_of(prompt, place))
-    text = " ".join(prompt["sentence"].split())
+    labels = label(task, prompt["scenario"], prompt["action"], entities_of(prompt, place), prompt["slurp_id"])
+    text, id = " ".join(prompt["sentence"].split()), str(prompt["slurp_id"])
+    if folder is None:
+        takes = {Path(recording["file"]).stem for recording in prompt["recordings"]}
+        if id in found or id in seen or takes <= seen:
+            skipped["prompt that is there already"] += 1
+        else:
+            seen |= takes
+            found[id] = Utterance(id, NO_AUDIO, text, None, "en", None, labels)
+        return
     kind = SYNTHETIC if folder.name == FOLDERS["train_synthetic"] else UNKNOWN
     for recording in choose(prompt["recordings"], options.recordings if kind != SYNTHETIC else "all"):
         id = Path(recording["file"]).stem

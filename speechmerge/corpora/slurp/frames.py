@@ -4,12 +4,14 @@ import json
 TASKS = ("intent", "slu")
 
 
-def label(task: str, scenario: str, action: str, entities: list[dict]) -> dict[str, str]:
-    """The label table of a task: {"intent": scenario_action} or {"slu": compact JSON}. entities: [{type, filler}]."""
+def label(task: str, scenario: str, action: str, entities: list[dict], prompt=None) -> dict[str, str]:
+    """The label table of a task: {"intent": scenario_action}, or {"slu": JSON} with SLURP's number of the prompt as
+    "slurp_id", for its evaluator. entities: [{type, filler}]."""
     if task == "intent":
         return {"intent": f"{scenario}_{action}"}
     frame = {"scenario": scenario, "action": action, "entities": entities}
-    return {"slu": json.dumps(frame, ensure_ascii=False, separators=(",", ":"))}
+    numbered = {} if prompt is None else {"slurp_id": str(prompt)}
+    return {"slu": json.dumps(frame, ensure_ascii=False, separators=(",", ":")), **numbered}
 
 
 def intents_of(splits, task: str) -> list[str] | None:
