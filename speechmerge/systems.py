@@ -1,7 +1,7 @@
-"""What can be decoded: the base, adapters, merged models. A system is a name and a folder.
+"""What can be decoded: the base, adapters, merged models, routers over adapters. A system is a name and a folder.
 
 exp/adapters.json lists adapters: {name: {"path": ..., "task": ...}}; merged models lie in exp/merged/*/*/runs/run_*/
-with a merge_metadata.json that holds their tag.
+with a merge_metadata.json that holds their tag; exp/routed.json lists routed systems (see route/index.py).
 """
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, update_json
 from speechmerge.merge.read import our_notes
 from speechmerge.registry import nearest
+from speechmerge.route import index as routes
 from speechmerge.tasks import TASKS, get_task
 
 BASE = "base"
@@ -21,11 +22,12 @@ CONTENT = ("*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*config.json", 
 @dataclass(frozen=True)
 class System:
     name: str
-    kind: str  # "base" | "adapter" | "merged"
+    kind: str  # "base" | "adapter" | "merged" | "routed"
     path: str | None = None
     task: str | None = None  # of an adapter
-    method: str | None = None  # of a merge
+    method: str | None = None  # of a merge; of a routed system its strategy
     params: dict | None = None
+    routing: dict | None = None  # the router's folder, {label: folder of its adapter} and more, see route.systems.Routing
 
     def record(self) -> dict:
         return asdict(self)
@@ -67,13 +69,23 @@ def known_merges(exp_dir) -> dict[str, System]:
     return named
 
 
+def known_routed(exp_dir) -> dict[str, System]:
+    """Routed systems by name; those whose adapters are gone raise SpeechMergeError."""
+    adapters, found = {name: system.path for name, system in known_adapters(exp_dir).items()}, {}
+    for name, entry in routes.known_routings(exp_dir).items():
+        routing = routes.with_folders(entry, exp_dir, adapters)
+        found[name] = System(name, "routed", routing["router"], None, entry["strategy"], entry["options"], routing)
+    return found
+
+
 def find_systems(names, exp_dir) -> list[System]:
-    """`names`: base, names of adapters, tags of merges, folders, `adapters`, `merged`, `all`. Each once, in order."""
-    adapters, merges = known_adapters(exp_dir), known_merges(exp_dir)
+    """`names`: base, names of adapters, tags of merges, names of routed systems, folders, `adapters`, `merged`, `routed`,
+    `all`. Each once, in order."""
+    adapters, merges, routed = known_adapters(exp_dir), known_merges(exp_dir), known_routed(exp_dir)
     base = System(BASE, "base")
-    groups = {"all": [base, *adapters.values(), *merges.values()], "adapters": list(adapters.values()),
-              "merged": list(merges.values())}
-    known = {BASE: base, **merges, **adapters}
+    groups = {"all": [base, *adapters.values(), *merges.values(), *routed.values()], "adapters": list(adapters.values()),
+              "merged": list(merges.values()), "routed": list(routed.values())}
+    known = {BASE: base, **routed, **merges, **adapters}
     found = {}
     for name in names:
         chosen = groups[name] if name in groups else [known.get(name) or _folder(name, exp_dir)]
@@ -84,7 +96,7 @@ def find_systems(names, exp_dir) -> list[System]:
 def _folder(name: str, exp_dir) -> System:
     path = Path(name)
     if not path.is_dir():
-        known = [BASE, "all", *known_adapters(exp_dir), *known_merges(exp_dir)]
+        known = [BASE, "all", *known_adapters(exp_dir), *known_merges(exp_dir), *routes.known_routings(exp_dir)]
         raise SpeechMergeError(f"system {name!r}: neither a folder nor known in {Path(exp_dir) / 'adapters.json'} or "
                                f"{Path(exp_dir) / 'merged'}; {nearest(name, known)}")
     for system in [*known_adapters(exp_dir).values(), *known_merges(exp_dir).values()]:
@@ -101,6 +113,9 @@ def content_files(system: System) -> list[Path]:
     if system.path is None:
         return []
     folder = Path(system.path)
+    if system.kind == "routed":
+        adapters = [System(label, "adapter", path) for label, path in sorted(system.routing["adapters"].items())]
+        return [*routes.deciding_files(folder), *(file for adapter in adapters for file in content_files(adapter))]
     files = sorted(path for pattern in CONTENT for path in folder.glob(pattern))
     return files or [folder / "merge_metadata.json"]  # of a merge that is made in memory
 
@@ -112,6 +127,8 @@ def find_adapters(words, exp_dir) -> list[tuple[str | None, System]]:
         for system in find_systems([word], exp_dir):
             if system.kind == "base":
                 raise UsageError("--adapters: the base changes nothing; name adapters")
+            if system.kind == "routed":
+                raise UsageError(f"--adapters: {system.name} is no one set of weights; name adapters")
             named = system.name in registered and registered[system.name].path == system.path or system.kind == "merged"
             found.append((system.name if named else None, system))
     return found
@@ -145,6 +162,8 @@ def training_records(systems, exp_dir) -> list[dict]:
 
 
 def _adapter_folders(system: System) -> list[str]:
+    if system.kind == "routed":
+        return list(system.routing["adapters"].values())
     if system.kind != "merged":
         return [system.path] if system.path else []
     return [adapter["path"] for adapter in read_json(Path(system.path) / "merge_metadata.json")["adapters"] if adapter["path"]]
