@@ -4,8 +4,8 @@
     python tools/mini_upstream/pretrain.py --work DIR --units units2 --name iteration2 --steps 2400 --start iteration1 \\
         --output-dir egs/mini/upstream
 
-The loss is the cross entropy at masked frames alone. A batch holds utterances of about one length, cut to the shortest
-of them: nothing is padded.
+The loss is the cross entropy at masked frames plus HEARD times that at the others: short of data and time, naming what is
+heard is the quicker start. A batch holds utterances of about one length, cut to the shortest of them: nothing is padded.
 """
 import argparse
 import random
@@ -24,7 +24,8 @@ from units import UNITS
 
 BATCH_SECONDS = 24
 RATE, WARMUP = 1.2e-3, 200  # AdamW's learning rate after so many steps, then linear to 0
-STARTS, SPAN = 0.07, 10  # share of the frames at which a mask of so many frames begins: half of all are masked
+STARTS, SPAN = 0.055, 10  # share of the frames at which a mask of so many frames begins: 0.42 of all are masked
+HEARD = 0.5  # weight of the loss at frames that are not masked
 CHECKPOINT_EVERY = 100  # steps
 SHORTEST = 0.5  # seconds
 
@@ -38,10 +39,10 @@ class Learner(nn.Module):
         self.unit = nn.Linear(self.model.config.hidden_size, UNITS)
 
     def forward(self, waves, masked):
-        """(batch, samples), bool (batch, frames) -> (masked frames, units)."""
+        """(batch, samples), bool (batch, frames) -> (batch, frames, units)."""
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.model(waves, mask_time_indices=masked).last_hidden_state
-        return self.unit(hidden[masked].float())
+        return self.unit(hidden.float())
 
 
 def mask(rng: random.Random, rows: int, frames: int) -> torch.Tensor:
@@ -89,7 +90,7 @@ def held_out_score(learner: Learner, batches: Batches) -> tuple[float, float]:
     numbers = [n for n in batches.speech.held_out if batches.speech.lengths[n] > SHORTEST * 16000]
     for number in numbers:
         waves, units, masked = batches.tensors([number], rng)
-        logits = learner(waves, masked)
+        logits = learner(waves, masked)[masked]
         losses += F.cross_entropy(logits, units[masked], reduction="sum").item()
         hits += (logits.argmax(-1) == units[masked]).sum().item()
         count += len(logits)
@@ -128,14 +129,16 @@ def train(args):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps)
         logits = learner(waves, masked)
-        loss = F.cross_entropy(logits, units[masked])
-        loss.backward()
+        heard = F.cross_entropy(logits[~masked], units[~masked])
+        logits, units = logits[masked], units[masked]
+        loss = F.cross_entropy(logits, units)
+        (loss + HEARD * heard).backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        total, hits, count = total + loss.item(), hits + (logits.argmax(-1) == units[masked]).sum().item(), count + len(logits)
+        total, hits, count = total + loss.item(), hits + (logits.argmax(-1) == units).sum().item(), count + len(logits)
         if (step + 1) % 50 == 0:
-            print(f"{args.name} step {step + 1} loss {total / 50:.3f} accuracy {hits / count:.3f} "
+            print(f"{args.name} step {step + 1} loss {total / 50:.3f} accuracy {hits / count:.3f} heard {heard.item():.3f} "
                   f"seconds {time.time() - started:.0f}", flush=True)
             total, hits, count = 0.0, 0, 0
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == args.steps:

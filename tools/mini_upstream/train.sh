@@ -17,7 +17,7 @@ cd "$root/tools/mini_upstream"
 
 python speech.py --work "$work" --nj "${NJ:-2}"
 python units.py --work "$work" --output units1
-python pretrain.py --work "$work" --units units1 --name iteration1 --steps "${STEPS1:-1200}"
+python pretrain.py --work "$work" --units units1 --name iteration1 --steps "${STEPS1:-1000}"
 python units.py --work "$work" --output units2 --checkpoint "$work/iteration1.pt"
-python pretrain.py --work "$work" --units units2 --name iteration2 --start iteration1 --steps "${STEPS2:-3600}" \
+python pretrain.py --work "$work" --units units2 --name iteration2 --start iteration1 --steps "${STEPS2:-2700}" \
     --output-dir "$output_dir"
