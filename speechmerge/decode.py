@@ -1,4 +1,5 @@
-"""Decoding: one system on one data directory -> exp/decode/<split>/<system>/<set>/{hyp,hyp_labels,scores,decode.json}.
+"""Decoding: one system on one data directory -> exp/decode/<split>/<system>/<set>/{hyp,hyp_labels,scores,decode.json};
+of routed systems also `routes`, what each utterance was routed to.
 
 A set is mostly named as its task; where one task has several data directories (languages), each is a set. Trials that
 are scored by the cosine of embeddings have `scores` alone.
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechmerge.data.batching import FeatureCache, batches_by_length
+from speechmerge.errors import SpeechMergeError
 from speechmerge.files import atomic_dir, fingerprint, lock, read_json, write_json, write_text
 from speechmerge.hashes import file_hash
 from speechmerge.merge.run import again
@@ -34,6 +36,7 @@ class Hypothesis:
     text: str | None  # generated; None where nothing is
     label: str | None = None  # of the task's labels the one with the highest mean log-probability per token
     score: float | None = None  # of a trial: log P(yes) - log P(no), or the cosine of both embeddings
+    route: str | None = None  # of a routed system: label, probability, coefficients or stretches
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,12 @@ class Options:
     num_beams: int = 1
     label_scoring: bool = True
     batch_size: int = 32  # does not change results, and is not part of the key
+    bank_mb: int | None = None  # of adapters in memory while utterances are routed; likewise
 
     @classmethod
     def of(cls, args) -> "Options":
         """From the command line options of `stages.decode.add_decode_arguments`."""
-        return cls(args.num_beams, args.label_scoring, args.batch_size)
+        return cls(args.num_beams, args.label_scoring, args.batch_size, getattr(args, "bank_mb", None))
 
     def deciding(self) -> dict:
         return {"num_beams": self.num_beams, "label_scoring": self.label_scoring}
@@ -119,8 +123,9 @@ def by_cosine(task) -> bool:
 
 
 def weights_of(model, system: System):
-    """Within the block the model has the system's weights; a merge that was not saved is made in memory."""
-    if system.path is None:
+    """Within the block the model has the system's weights; a merge that was not saved is made in memory. Routed systems
+    have no one set of weights."""
+    if system.path is None or system.kind == "routed":
         return contextlib.nullcontext()
     if content_files(system) == [Path(system.path) / METADATA]:
         metadata = read_json(Path(system.path) / METADATA)
@@ -162,6 +167,7 @@ class Decoder:
         return fingerprint({
             "base": self.model.fingerprint(), "dtype": str(self.model.dtype), "options": self.options.deciding(),
             "system": [(path.name, file_hash(path)) for path in content_files(system)],
+            **({"routing": deciding(system.routing)} if system.routing else {}),
             "data": self._data_print, "task": self.task.name,
             "context": [context.kind] if context.kind == "full" else [context.kind, context.minimum, context.step],
             **({"settings": self.task.settings()} if self.task.settings() else {}),
@@ -203,16 +209,42 @@ class Decoder:
                      len(self.examples))
         if not missing:
             return
-        work = {"options": self.options, "cache": self.cache, "batches": missing}
         self.model.equip(self.task, self.head(system))
         with contextlib.nullcontext() if carried else weights_of(self.model, system):
-            if by_cosine(self.task):
-                made = compared(self.model, self.task, self.examples, **work)
-            else:
-                made = hypotheses(self.model, self.task, self.examples, self.labels, **work)
-            for found in made:
+            for found in self._made(system, missing):
                 parts.add(found)
         parts.finish()
+
+    def _made(self, system: System, batches):
+        if system.kind == "routed":
+            return self._routed(system, sorted(index for batch in batches for index in batch))
+        work = {"options": self.options, "cache": self.cache, "batches": batches}
+        if by_cosine(self.task):
+            return compared(self.model, self.task, self.examples, **work)
+        return hypotheses(self.model, self.task, self.examples, self.labels, **work)
+
+    def _routed(self, system: System, indices: list[int]):
+        """Batches anew: what the decoder is told may depend on the route."""
+        from speechmerge.route.decode import Routed, routed_hypotheses
+
+        if by_cosine(self.task):
+            raise SpeechMergeError(f"{system.name}: the embeddings of a trial must come from one set of weights, routed ones do "
+                                   "not; use --verification answers")
+        limit = self.options.bank_mb and self.options.bank_mb << 20
+        with Routed(self.model, system.routing, limit) as routed:
+            chosen = [self.examples[index] for index in indices]
+            truths = [self.truth(example.id, routed.router.labels_from) for example in chosen]
+            yield from routed_hypotheses(routed, self.task, chosen, truths, self.labels, self.options, self.cache)
+            log.info("%s on %s: routing took %.1f ms per utterance", system.name, self.set_name, 1000 * routed.seconds / len(chosen))
+
+    def truth(self, id: str, labels_from: str) -> str | None:
+        """The label that a router should find for an utterance."""
+        if labels_from == "set":
+            return self.set_name
+        utterance = self.data.utterances.get(id)
+        if utterance is None:  # a trial
+            return None
+        return utterance.language if labels_from == "language" else utterance.labels.get(labels_from)
 
     def _write(self, system: System, key: str, found: list[Hypothesis], seconds: float):
         audio = sum(self.model.seconds(example) for example in self.examples)
@@ -221,6 +253,8 @@ class Decoder:
             for name, rows in (("hyp", {h.id: h.text for h in found}), ("hyp_labels", {h.id: h.label for h in found})):
                 if None not in rows.values():
                     write_table(folder / name, rows)
+            if routes := {h.id: h.route for h in found if h.route}:
+                write_table(folder / "routes", routes)
             if scores:
                 write_table(folder / "scores", {id: f"{score:.6f}" for id, score in scores.items()})
             write_json(folder / "decode.json", {
@@ -256,7 +290,7 @@ class Parts:
             self.save()
 
     def save(self):
-        rows = [[h.id, h.text, h.label, h.score] for h in self.unsaved]
+        rows = [[h.id, h.text, h.label, h.score, h.route] for h in self.unsaved]
         name = f"{self.prefix}-{os.getpid()}-{time.time_ns()}.json"
         write_json(self.folder / name, {"seconds": time.monotonic() - self.since, "rows": rows})
         self.unsaved, self.since = [], time.monotonic()
@@ -278,6 +312,11 @@ class Parts:
     def remove(self):
         """Also parts of other keys: nobody will ask for them again."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def deciding(routing: dict) -> dict:
+    """What of a routing decides a result beside the files of router and adapters, wherever these lie."""
+    return {**{name: value for name, value in routing.items() if name != "router"}, "adapters": sorted(routing["adapters"])}
 
 
 def write_table(path: Path, rows: dict[str, str]):
