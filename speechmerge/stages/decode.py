@@ -1,6 +1,8 @@
-"""speechmerge decode --model egs/mini/base --systems all --tasks asr kws --data data --split test [--shard 0/2]
+"""speechmerge decode --model egs/mini/base --systems all --tasks asr kws --data data --split test [--shard 1/2]
 
-Writes exp/decode/<split>/<system>/<task>/{hyp,hyp_labels,scores,decode.json}; what is there and unchanged is kept.
+Writes exp/decode/<split>/<system>/<task>/{hyp,hyp_labels,scores,decode.json}; what is there and unchanged is kept. On
+several GPUs: torchrun --nproc_per_node=2 -m speechmerge decode ...; what a lost process has not done is made up for by
+running it again, with as many processes as you like.
 """
 import argparse
 
@@ -20,7 +22,8 @@ def add_arguments(parser):
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
     add_model_arguments(parser)
     add_decode_arguments(parser)
-    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="the I-th share of N, from 1")
+    parser.add_argument("--shard", type=shard, metavar="I/N",
+                        help="the I-th share of N, from 1; default: all, or by torchrun the process's own")
     parser.add_argument("--force", type=boolean, default=False, help="decode again what is there")
 
 
@@ -56,23 +59,35 @@ def run(args):
 
     from speechmerge.decode import Decoder, Options
     from speechmerge.data.directory import DataDir
+    from speechmerge.distributed import World
+    from speechmerge.errors import UsageError
     from speechmerge.models.options import configured, model_from
     from speechmerge.systems import find_systems, task_of, training_records
 
+    world = World.of_environment()
+    if world.size > 1 and args.shard:
+        raise UsageError("decode: --shard and torchrun both share out the work; use one of them")
+    args.device = world.device(args.device)
     systems = find_systems(args.systems, args.exp_dir)
     tasks = {name: task_of(name, args.task, args.exp_dir) for name in args.tasks}
     data = {name: DataDir.read(Path(args.data) / name / args.split) for name in tasks}
     records = training_records(systems, args.exp_dir)
     model, options, counts = model_from(args, records), Options.of(args), Counter()
     configured(tasks.values(), records, args)
-    mine, batches = shares(len(tasks) * len(systems), args.shard)
-    for place, (name, task) in enumerate(tasks.items()):
-        decoder = Decoder(model, task, data[name], args.split, args.exp_dir, options, batches, set_name=name)
-        for number, system in enumerate(systems, place * len(systems)):
-            if number in mine:
-                counts[decoder.decode(system, args.force)] += 1
+    mine, batches = shares(len(tasks) * len(systems), args.shard or (world.rank, world.size))
+    with world.together("decode"):
+        for place, (name, task) in enumerate(tasks.items()):
+            decoder = Decoder(model, task, data[name], args.split, args.exp_dir, options, batches, set_name=name)
+            for number, system in enumerate(systems, place * len(systems)):
+                if number in mine:
+                    counts[decoder.decode(system, args.force)] += 1
+    folder = Path(args.exp_dir) / "decode" / args.split
+    if world.size > 1:  # by now the last process has put the shares of each result together
+        if not world.rank:
+            print(f"{folder}: {len(tasks) * len(systems)} results by {world.size} processes")
+        return
     waiting = f", {counts['part']} waiting for other shards" if counts["part"] else ""
-    print(f"{Path(args.exp_dir) / 'decode' / args.split}: {counts['made']} decoded, {counts['kept']} kept{waiting}")
+    print(f"{folder}: {counts['made']} decoded, {counts['kept']} kept{waiting}")
 
 
 def shares(jobs: int, shard: tuple[int, int]) -> tuple[range, tuple[int, int]]:
