@@ -88,6 +88,8 @@ def add_augmentation_arguments(group):
     group.add_argument("--time-masks", type=int, default=0, help="stretches of time that are masked (SpecAugment)")
     group.add_argument("--time-mask-frames", type=int, default=100,
                        help="the widest, in frames of the features; never more than a fifth of the utterance")
+    group.add_argument("--mask-time-prob", type=float, default=0.0, help="of a frame of an upstream to lie in a masked "
+                       "stretch, as in its pre-training")
     group.add_argument("--frequency-masks", type=int, default=0, help="bands of frequency that are masked")
     group.add_argument("--frequency-mask-bins", type=int, default=27, help="the widest, in bins of the features")
 

@@ -29,9 +29,12 @@ def check_heads(model: SpeechModel, options: TrainOptions):
     for option, given in asked.items():
         if given and not model.has_head:
             raise UsageError(f"{option}: models of the family {model.family} have no head beside the pre-trained network")
+    if options.mask_time_prob and (model.spectral or options.tuning == "head"):
+        raise UsageError("--mask-time-prob masks what the transformer of an upstream hears while it is trained; elsewhere "
+                         "use --time-masks")
     if not model.spectral and (options.time_masks or options.frequency_masks):
         raise UsageError(f"--time-masks, --frequency-masks: models of the family {model.family} hear waves, not features "
-                         "of time and frequency")
+                         "of time and frequency; use --mask-time-prob")
 
 
 def freeze_front_end(model: SpeechModel, options: TrainOptions):

@@ -10,7 +10,7 @@ FEATURES = ("last", "weighted")
 PRECISIONS = ("fp32", "bf16", "fp16")
 # left out of a run's key where they are as by default: what was trained before there were any is not trained again
 LATER = ("hold", "optimizer", "weight_decay_to_base", "freeze_encoder_share", "freeze_front_end", "head", "features",
-         "head_size", "head_layers", "head_dropout")
+         "head_size", "head_layers", "head_dropout", "mask_time_prob", "save_at")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class TrainOptions:
     head_size: int = 256
     head_layers: int = 2  # recurrent ones
     head_dropout: float = 0.0
-    save_at: tuple[float, ...] = ()  # shares of all steps after which the whole model is kept
+    mask_time_prob: float = 0.0  # of a frame of an upstream to lie in a masked stretch (SpecAugment of its pre-training)
+    save_at: tuple[float, ...] = ()  # shares of all steps after which the model is kept too
 
     def __post_init__(self):
         for name, known in (("tuning", TUNINGS), ("decay", DECAYS), ("precision", PRECISIONS), ("optimizer", OPTIMIZERS),
@@ -75,13 +76,14 @@ class TrainOptions:
         for name in ("batch_seconds", "time_masks", "time_mask_frames", "frequency_masks", "frequency_mask_bins"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, expected at least 0")
-        for name in ("hold", "freeze_encoder_share", "head_dropout"):
+        for name in ("hold", "freeze_encoder_share", "head_dropout", "mask_time_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name):g}, expected a share from 0 to 1")
         if any(not 0 < share < 1 for share in self.save_at):
             raise UsageError(f"--save-at: found {' '.join(map(str, self.save_at))}, expected shares between 0 and 1")
-        if self.weight_decay_to_base < 0:
-            raise UsageError(f"--weight-decay-to-base: found {self.weight_decay_to_base:g}, expected at least 0")
+        if self.weight_decay_to_base < 0 or self.weight_decay_to_base and self.tuning != "full":
+            raise UsageError(f"--weight-decay-to-base: found {self.weight_decay_to_base:g} with --tuning {self.tuning}, "
+                             "expected at least 0, and --tuning full")
         for speed in self.speeds:
             if not 0.5 <= speed <= 2 or round(speed, 2) != speed:
                 raise UsageError(f"--speeds: found {speed:g}, expected factors from 0.5 to 2 in hundredths, as 0.9")
@@ -92,7 +94,7 @@ class TrainOptions:
         unused |= {"speeds"} if not self.speeds else set()
         unused |= {"time_masks", "time_mask_frames"} if not self.time_masks else set()
         unused |= {"frequency_masks", "frequency_mask_bins"} if not self.frequency_masks else set()
-        unused |= {"logging_steps", "cache_mb", "save_at"}
+        unused |= {"logging_steps", "cache_mb"}
         defaults = TrainOptions.__dataclass_fields__
         unused |= {name for name in LATER if getattr(self, name) == defaults[name].default}
         return {name: value for name, value in asdict(self).items() if name not in unused}

@@ -14,7 +14,7 @@ from pathlib import Path
 from speechmerge.data.directory import DataDir
 from speechmerge.done import is_done, mark_done
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.files import fingerprint, read_json, write_json, write_text
+from speechmerge.files import atomic_dir, fingerprint, read_json, write_json, write_text
 from speechmerge.models.base import SpeechModel
 from speechmerge.provenance import provenance
 from speechmerge.systems import register_adapter
@@ -48,8 +48,11 @@ def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | Non
     checkpoints = start_folder(output_dir, key, force)
     with log_file(output_dir / "train.log"):
         trainer = make_trainer(model, task, train_data, dev_data, checkpoints, options, reports)
+        if options.save_at:
+            keep_early(trainer, output_dir, lambda step: make_record(model, task, train_data, trainer, step, options))
         best = run_trainer(trainer, checkpoints)
-        record = make_record(model, task, train_data, trainer, best, options)
+        step = int(best.name.rsplit("-", 1)[1])
+        record = make_record(model, task, train_data, trainer, step, options)
     finish(output_dir, best, record, key, keep_checkpoints)
     register_adapter(exp_dir, name, output_dir, task.name)
     return record
@@ -60,7 +63,7 @@ def start_folder(output_dir: Path, key: str, force: bool) -> Path:
     checkpoints = output_dir / "checkpoints"
     key_file = checkpoints / "key"
     if force or not key_file.is_file() or key_file.read_text().strip() != key:
-        for stale in (checkpoints, output_dir / "tensorboard"):
+        for stale in (checkpoints, output_dir / "tensorboard", *output_dir.glob("at_*")):
             shutil.rmtree(stale, ignore_errors=True)
         for file in [*output_dir.glob("*.safetensors"), output_dir / "done.json", output_dir / "train.log"]:
             file.unlink(missing_ok=True)
@@ -100,6 +103,18 @@ def make_trainer(model: SpeechModel, task, train_data, dev_data, checkpoints: Pa
     log.info("%s: %d utterances, %d of the dev set, %d trained parameters, base %s", task.name, len(examples), len(dev),
              trained_parameters(model), model.source)
     return TaskTrainer(model, task, examples, dev, task.labels(train_data), options, checkpoints, reports)
+
+
+def keep_early(trainer, output_dir: Path, record):
+    """A whole model (or adapter) with its record in at_<step>/, at each of the shares --save-at."""
+    from speechmerge.train.schedule import Early
+
+    def keep(step: int):
+        with atomic_dir(output_dir / f"at_{step}") as folder:
+            trainer.speech.save(folder)
+            write_json(folder / RECORD, record(step))
+
+    trainer.add_callback(Early(trainer.options.save_at, keep))
 
 
 def usable(model: SpeechModel, task, examples, data: DataDir) -> list:
@@ -153,9 +168,8 @@ def last_checkpoint(checkpoints: Path) -> Path | None:
     return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
 
 
-def make_record(model: SpeechModel, task, train_data: DataDir, trainer, best: Path, options: TrainOptions) -> dict:
+def make_record(model: SpeechModel, task, train_data: DataDir, trainer, step: int, options: TrainOptions) -> dict:
     languages = {utterance.language for utterance in train_data.utterances.values()}
-    step = int(best.name.rsplit("-", 1)[1])
     dev = next((entry for entry in trainer.state.log_history if entry["step"] == step and "eval_value" in entry), None)
     if dev:
         log.info("result: step %d, dev %s %.4f", step, task.metric, dev["eval_value"])

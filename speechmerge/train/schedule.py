@@ -9,6 +9,7 @@ encoder away from what it knows: before optimizer step int(share N), counted fro
 """
 import functools
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
@@ -33,6 +34,28 @@ def stable_schedule(optimizer, options, steps: int) -> LambdaLR:
     warm = int(options.warmup) if options.warmup >= 1 else share_of(options.warmup, steps)
     hold_end = warm + share_of(options.hold, steps)
     return LambdaLR(optimizer, functools.partial(stable_factor, warm=warm, hold_end=hold_end, steps=steps))
+
+
+class Pull:
+    """The penalty of weight-space regularisation (L2-SP, Li et al. 2018): |theta - theta_0|^2 over what is trained."""
+
+    def __init__(self, parameters):
+        self.pairs = [(parameter, parameter.detach().clone()) for parameter in parameters if parameter.requires_grad]
+
+    def __call__(self) -> torch.Tensor:
+        return sum((parameter - start).float().square().sum() for parameter, start in self.pairs if parameter.requires_grad)
+
+
+class Early(TrainerCallback):
+    """Calls `keep(step)` when a share of all steps is done: earlier points of a fine-tuning, to compare merges with."""
+
+    def __init__(self, shares, keep):
+        self.shares, self.keep = shares, keep
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in {share_of(share, state.max_steps) for share in self.shares}:
+            self.keep(state.global_step)
+        return control
 
 
 class Freezing(TrainerCallback):

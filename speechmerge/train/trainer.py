@@ -20,7 +20,7 @@ from speechmerge.decode import Options, answer_scores, by_cosine, compared, hypo
 from speechmerge.errors import SpeechMergeError
 from speechmerge.models.base import Item, SpeechModel
 from speechmerge.train.options import TrainOptions
-from speechmerge.train.schedule import Freezing, stable_schedule
+from speechmerge.train.schedule import Freezing, Pull, stable_schedule
 
 log = logging.getLogger(__name__)
 COMPLETE = "complete"  # a file in every checkpoint that was written to its end
@@ -67,7 +67,8 @@ class TaskTrainer(Trainer):
         dataset = TrainingSet(speech, train, self.cache, Augmentation(options.speeds, *masks, options.seed))
         super().__init__(model=speech.module, args=arguments(speech, options, folder, bool(dev), reports),
                          train_dataset=dataset, eval_dataset=dev, compute_loss_func=speech.loss,
-                         callbacks=[Flow(options, bool(dev)), LogLines()])
+                         optimizer_cls_and_kwargs=adam(options), callbacks=[Flow(options, bool(dev)), LogLines()])
+        self.pull = Pull(speech.core.parameters()) if options.weight_decay_to_base else None
         if "tensorboard" in reports:
             self.add_callback(tensorboard(folder.parent / "tensorboard"))
         if options.freeze_encoder_share:
@@ -158,6 +159,12 @@ class TaskTrainer(Trainer):
             (folder / COMPLETE).touch()
         rotate_checkpoints(self.args.output_dir, 1, self.state.best_model_checkpoint)
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.pull is None or return_outputs:
+            return found
+        return found + self.options.weight_decay_to_base * self.pull() / self.current_gradient_accumulation_steps
+
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self.lr_scheduler is None and self.options.decay == "stable":
             self.lr_scheduler = stable_schedule(optimizer or self.optimizer, self.options, num_training_steps)
@@ -242,6 +249,13 @@ def memory_gb() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def adam(options: TrainOptions):
+    """Class and arguments of the optimizer where it is not the AdamW that TrainingArguments make."""
+    if options.optimizer == "adam":
+        return torch.optim.Adam, {"lr": options.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
+    return None
 
 
 def arguments(speech: SpeechModel, options: TrainOptions, folder: Path, has_dev: bool, reports=()) -> TrainingArguments:

@@ -17,13 +17,14 @@ from speechmerge.files import read_json, write_json
 from speechmerge.models.base import FAMILIES, Context, Item, Loading, SpeechModel, pick_device, pretrained_options, require_files
 from speechmerge.models.s3prl.ctc import beam_search, greedy, needed_frames, text_scores
 from speechmerge.models.s3prl.heads import FILE, HEADS, IGNORED, WEIGHTS, HeadSpec, make_head, read_head, save_head
+from speechmerge.models.s3prl.hub import PREFIX, RATE, load_hub, parse
 from speechmerge.models.s3prl.network import SHORTEST, Network, Waves, make_length_aware
 from speechmerge.registry import nearest
 
 CLASSES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 BUCKET = 25  # frames (0.5 s) within which lengths count as equal for batches
-AS_FINE_TUNED = {"layerdrop": 0.0, "apply_spec_augment": False}  # of config.json, while the network is in use
+AS_FINE_TUNED = {"layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 DEFAULT_HEADS = {"classification": "mean", "verification": "xvector"}  # by kind of task; others: ctc-linear
 
 
@@ -41,11 +42,18 @@ class Upstream(SpeechModel):
     def __init__(self, module, feature_extractor, source, path, context, rate: int, normalises: bool):
         super().__init__(module, None, feature_extractor, source, path, context)
         self.rate, self.normalises = rate, normalises
+        self.hub_fingerprint: str | None = None  # of an upstream of s3prl
         self.tuning = "full"
         self.numbers: dict[str, int] = {}  # of the head's symbols
 
     @classmethod
+    def find(cls, name):
+        return Path(name) if name.startswith(PREFIX) else None
+
+    @classmethod
     def load(cls, path, source, loading: Loading, context: Context):
+        if str(source).startswith(PREFIX):
+            return cls._from_hub(source, loading, context)
         import transformers
 
         require_files(path, {"feature extractor": ["preprocessor_config.json", "processor_config.json"],
@@ -63,9 +71,37 @@ class Upstream(SpeechModel):
         network = Network(Waves(core)).to(pick_device(loading.device)).eval()
         return cls(network, extractor, source, path, context, extractor.sampling_rate, bool(extractor.do_normalize))
 
+    @classmethod
+    def _from_hub(cls, source, loading: Loading, context: Context):
+        """An upstream of s3prl, which normalises by itself."""
+        if loading.attention or loading.dtype != "float32":
+            raise UsageError(f"--model {source}: upstreams of s3prl have neither --attention nor --dtype")
+        name, file = parse(source)
+        path = Path(file).expanduser().resolve() if file else Path(source)
+        network = Network(load_hub(source)).eval()
+        model = cls(network, None, f"{PREFIX}{name}@{path}" if file else source, path, context, RATE, False)
+        model.hub_fingerprint = network.body.fingerprint(name)
+        network.to(pick_device(loading.device))
+        return model
+
+    @property
+    def of_hub(self) -> bool:
+        return self.source.startswith(PREFIX)
+
     @property
     def core(self):
         return self.module.body.core
+
+    @property
+    def device(self):
+        return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self):
+        return next((parameter.dtype for parameter in self.core.parameters()), torch.float32)
+
+    def fingerprint(self):
+        return self.hub_fingerprint if self.of_hub else super().fingerprint()
 
     @property
     def head(self):
@@ -81,6 +117,9 @@ class Upstream(SpeechModel):
         body.upstream.peft_config["default"].base_model_name_or_path = self.source
 
     def unfreeze(self):
+        if self.of_hub:
+            raise UsageError(f"--tuning full: what became of {self.source} could not be kept in a form that it is read from; "
+                             "take the same model as a folder of transformers, or --tuning lora or head")
         self.tuning = "full"
         self.module.requires_grad_(True)
 
@@ -102,7 +141,7 @@ class Upstream(SpeechModel):
             save_head(self.head, folder)
 
     def _save_upstream(self, folder: Path):
-        """A plain upstream; its config.json says of layerdrop and masks what the base's says."""
+        """A plain upstream. Of layerdrop and masks, its config.json says what the base's says."""
         self.core.save_pretrained(folder)
         self.feature_extractor.save_pretrained(folder)
         before, now = read_json(self.path / "config.json"), read_json(folder / "config.json")
@@ -147,9 +186,19 @@ class Upstream(SpeechModel):
         body = self.module.body
         spec = HeadSpec(kind, task.name, options.features or "last", body.width, body.layers, tuple(symbols), units,
                         options.head_size, options.head_layers, options.head_dropout)
+        if not self.of_hub:
+            self.mask(options.mask_time_prob)
+        elif options.mask_time_prob:
+            raise UsageError(f"--mask-time-prob: {self.source} masks nothing")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self._put(make_head(spec))
+
+    def mask(self, probability: float):
+        """SpecAugment over the input of the transformer, in training; 0: none, whatever config.json says."""
+        if probability and not hasattr(self.core, "masked_spec_embed"):
+            raise UsageError(f"--mask-time-prob: {self.source} has no masked_spec_embed, the vector that masked frames get")
+        self.core.config.apply_spec_augment, self.core.config.mask_time_prob = probability > 0, probability
 
     def _put(self, head):
         self.module.head = head if head is None else head.to(self.device)
@@ -323,6 +372,8 @@ class Upstream(SpeechModel):
     # Layers
 
     def linear_names(self):
+        if self.of_hub:
+            return self.module.body.adaptable()
         return [name for name, part in self.core.named_modules() if isinstance(part, nn.Linear)
                 and not name.startswith(self.front_end)]
 
@@ -333,9 +384,12 @@ class Upstream(SpeechModel):
         if not names:
             raise UsageError(f"--tuning lora: {self.source} has no layers to adapt; use --tuning head")
         if word == "all-linear":
-            return last
+            return names if self.of_hub else last
         if word == "attention":
-            return [name for name in last if name in ATTENTION]
+            if not (found := [name for name in last if name in ATTENTION]):
+                raise UsageError(f"target attention: {self.source} has no such layers to adapt; expected all-linear, "
+                                 f"encoder, or names out of {', '.join(last)}")
+            return found
         if word == "encoder":
             return [name for name in names if self.block_of(f"{name}.weight")]
         chosen = [which] if isinstance(which, str) else list(which)

@@ -91,6 +91,8 @@ class Waves(nn.Module):
         if not equal:
             mask = (torch.arange(waves.shape[1], device=waves.device) < lengths[:, None]).long()
         self._tell(None if equal else lengths)
+        front = self.core.feature_extractor  # transformers else makes a graph of it, even where nothing in it is trained
+        front._requires_grad = any(parameter.requires_grad for parameter in front.parameters())
         found = self.upstream(waves, attention_mask=mask, output_hidden_states=weighted)
         states = torch.stack(found.hidden_states, 1) if weighted else found.last_hidden_state[:, None]
         return states, self.frames(lengths)
