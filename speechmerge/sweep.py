@@ -4,7 +4,6 @@ The summary, exp/merged/<method>/<task_combo>/sweeps/sweep_<time>.json, is writt
 of the same adapters, search, split and data is gone on with, by any number of workers at once: start the same command
 again. A larger budget goes on, too. No weights are written: a point is a mix in an adapter bank, or made in memory.
 """
-import functools
 import logging
 import math
 import shutil
@@ -14,40 +13,38 @@ from pathlib import Path
 from speechmerge.data.directory import DataDir
 from speechmerge.decode import Options
 from speechmerge.errors import SpeechMergeError
-from speechmerge.evaluation import Evaluation, own_sets
+from speechmerge.evaluation import own_sets
 from speechmerge.files import fingerprint, lock, read_json, sha256_file
-from speechmerge.in_memory import Mixer
 from speechmerge.merge.config.spec import MergeSpec
 from speechmerge.merge.registry import METHODS
 from speechmerge.merge.run import prepare
-from speechmerge.merge.save import save
 from speechmerge.merge.tag import task_combo
-from speechmerge.models.options import CONTEXT_OPTIONS, TASK_OPTIONS, configured, model_from
+from speechmerge.models.options import CONTEXT_OPTIONS, TASK_OPTIONS
 from speechmerge.provenance import provenance
+from speechmerge.scorer import Scorer
 from speechmerge.search import searcher, warm_points
 from speechmerge.search.halving import at_rung, goes_on
 from speechmerge.search.journal import DONE, STOPPED, Claim, Journal
 from speechmerge.search.warm import worst
-from speechmerge.subset import write_subsets
-from speechmerge.systems import adapter_labels, content_files, find_adapters, find_systems, training_records
+from speechmerge.systems import adapter_labels, content_files, find_adapters
 
 log = logging.getLogger(__name__)
-
-
-DRAWN = {"enabled": True, "seed": 0, "shuffle": True, "stratified": True, "max_samples": None, "per_task": {}}
 
 
 class Sweep:
     """`args`: what a spec does not hold: data, exp_dir, reading, keep_points, force, options of model and decoding."""
 
-    def __init__(self, spec: MergeSpec, args):
-        self.spec, self.args = spec, args
+    def __init__(self, spec: MergeSpec, args, scorer: Scorer | None = None, deadline: float = math.inf):
+        """scorer: of an earlier sweep of the same adapters on the same data; deadline: time.monotonic() after which no
+        point is begun."""
+        self.spec, self.args, self.deadline = spec, args, deadline
         self.systems = find_adapters(spec.adapters, args.exp_dir)
         self.labels = adapter_labels(self.systems)
         self.searcher = searcher(spec.search)
         self.check()
         names = [{"name": name or system.name, "task": system.task} for name, system in self.systems]
         self.sets = own_sets(names, args.exp_dir, spec.eval_tasks)
+        self.scorer = scorer or Scorer(self.systems, self.sets, spec.split, spec.eval_subset, args)
         self.folder = Path(args.exp_dir) / "merged" / spec.method / task_combo(self.labels) / "sweeps"
 
     def check(self):
@@ -105,78 +102,32 @@ class Sweep:
         return fingerprint([decided, scored, contents, Options.of(args).deciding(), model, *([told] if told else [])])
 
     def search(self, journal: Journal, claim: Claim | None):
-        evaluation = self.evaluation()
-        references = evaluation.references([system.path for _, system in self.systems])
         while claim is not None:
             log.info("point %d of %d: %s", claim.number + 1, self.searcher.size, claim.values)
             try:
-                journal.finish(claim, self.climb(claim.values, evaluation, references, journal))
+                journal.finish(claim, self.climb(claim.values, journal))
             finally:
                 claim.release()
-            claim = journal.claim(self.searcher)
+            claim = journal.claim(self.searcher) if time.monotonic() < self.deadline else None
         if not (self.args.keep_points or journal.running()):
             shutil.rmtree(self.folder / "points", ignore_errors=True)  # metadata and locks
 
-    def climb(self, values: dict, evaluation, references, journal: Journal) -> dict:
+    def climb(self, values: dict, journal: Journal) -> dict:
         """Score one point, on parts of the data first where the search says so."""
         halving, rungs = self.spec.search.get("halving"), {}
         for rung in halving["rungs"] if halving else ():
-            found = self.score(values, self.part(rung), references)
+            found = self.score(values, rung)
             rungs[str(rung)] = worst(found)
             others = at_rung(journal.read()["points"], rung)
             if not goes_on(rungs[str(rung)], others, halving["keep"]):
                 return {**found, "state": STOPPED, "rungs": rungs}
-        return {**self.score(values, evaluation, references), "state": DONE, **({"rungs": rungs} if rungs else {})}
+        return {**self.score(values), "state": DONE, **({"rungs": rungs} if rungs else {})}
 
-    @functools.cached_property
-    def model(self):
-        records = training_records([system for _, system in self.systems], self.args.exp_dir)
-        configured(self.sets.values(), records, self.args)
-        return model_from(self.args, records)
-
-    @functools.cached_property
-    def mixer(self) -> Mixer:
-        return Mixer(self.model)
-
-    @functools.lru_cache(maxsize=None)
-    def part(self, share: float) -> Evaluation:
-        return self.evaluation(share)
-
-    def evaluation(self, share: float = 1.0) -> Evaluation:
-        """On the evaluation set, or on a share of it, drawn once."""
-        args, data, split, subset = self.args, self.args.data, self.spec.split, self.spec.eval_subset
-        if subset and subset["enabled"] or share < 1:
-            data, split = write_subsets(data, split, self.sets, self.subset(subset, share), args.exp_dir)
-        return Evaluation(self.model, self.sets, data, split, args.exp_dir, Options.of(args))
-
-    def subset(self, settings: dict | None, share: float) -> dict:
-        """The settings of the evaluation subset with every size multiplied by `share`."""
-        settings = settings if settings and settings["enabled"] else DRAWN
-        if share == 1:
-            return settings
-        sizes = {}
-        for name, task in self.sets.items():
-            limit = settings["per_task"].get(name, settings)["max_samples"]
-            there = len(task.examples(DataDir.read(Path(self.args.data) / name / self.spec.split)))
-            sizes[name] = {"max_samples": math.ceil(share * min(there, limit or there))}
-        return {**settings, "per_task": sizes}
-
-    def score(self, values: dict, evaluation: Evaluation, references) -> dict:
-        """Merge, decode and score one point."""
+    def score(self, values: dict, share: float = 1.0) -> dict:
+        """Merge, decode and score one point, on this share of the evaluation set."""
         spec = self.spec.at(values)
-        merge = self.prepared(spec)
-        folder = self.folder / "points" / merge.details()["tag"]
-        save(merge.outcome(), folder, as_="none", base=spec.base)
-        [system] = find_systems([str(folder)], self.args.exp_dir)
-        results = evaluation.compare([*references, system], weights={system.name: lambda: self.mixer.applied(merge)})
-        entry = next(entry for entry in results["systems"] if entry["name"] == system.name)
-        if not self.args.keep_points:
-            shutil.rmtree(folder)
-        found = {name: entry["interference_delta"][name].get(self.args.reading, {}) for name in self.sets}
-        return {"values": values, "params": spec.method_params, "tag": system.name, "scores": entry["scores"],
-                "interference_delta": {name: delta.get("value") for name, delta in found.items()},
-                "intervals": {name: delta["ci"] for name, delta in found.items() if "ci" in delta},
-                "summary": entry["summary"][self.args.reading]}
+        found = self.scorer.score(self.prepared(spec), self.folder / "points", spec.base, share)
+        return {"values": values, "params": spec.method_params, **found}
 
 
 def best_point(summary: dict) -> dict:

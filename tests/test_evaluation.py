@@ -101,6 +101,31 @@ def test_an_unfinished_sweep_goes_on(capsys):
     assert Path(f"exp/decode/dev/{first}/kws/hyp").stat().st_mtime_ns == decoded
 
 
+def test_hopeless_points_are_stopped_on_a_part_of_the_data(capsys):
+    assert sweep("--search", "{type: grid, grid: {scale: [0.6, 0.0, 0.01]}, halving: {rungs: [0.5]}}", "--reading", "labels") == 0
+    points = read_json(summaries()[-1])["points"]
+    assert [point["state"] for point in points] == ["done", "stopped", "stopped"]
+    assert all(0.5 in map(float, point["rungs"]) for point in points)
+    assert "scale=0.6" in capsys.readouterr().out
+    names = {path.parent.name: read_json(path)["n"] for path in Path("exp/decode").glob("dev.sub*/*/kws/decode.json")}
+    assert points[1]["tag"] in names and set(names.values()) == {5}  # half of nine
+    assert not Path(f"exp/decode/dev/{points[1]['tag']}").exists()
+
+
+def test_auto_tries_the_methods_and_makes_the_best(capsys):
+    words = ["merge-sweep", "--adapters", "kws", "emotion", "--method", "auto", "--reading", "labels", "--time-budget", "1",
+             "--save-merged", "true"]
+    assert main(words) == 0
+    [path] = Path("exp/merged/auto/emotion_kws").glob("auto_*.json")
+    table, out = read_json(path), capsys.readouterr().out
+    best = table["ranking"][0]
+    worst = {name: found["summary"]["min"] for name, found in table["methods"].items()}
+    assert worst[best] == max(worst.values()) and f"written: {path}" in out
+    [run] = Path(f"exp/merged/{best}/emotion_kws/runs").glob("run_*/merge_metadata.json")
+    assert read_json(run)["tag"] in {point["tag"] for point in read_json(table["methods"][best]["sweep"])["points"]}
+    assert main([*words, "--grid", "scale=1"]) == 2 and "chooses method, parameters and search" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words, message", [
     (["--grid", "scale=0.5", "--split", "test"], "--allow-test-selection"),
     (["--grid", "scal=0.5"], "did you mean 'scale'"),

@@ -26,7 +26,6 @@ from speechmerge.search import searcher, warm_points
 from speechmerge.stages import merge as merge_verb
 from speechmerge.stages import merge_sweep
 from speechmerge.subset import choose, shares, write_subsets
-from speechmerge.systems import System
 from speechmerge.tasks import get_task
 
 ROOT = Path(__file__).parent.parent
@@ -531,12 +530,7 @@ def test_canonical_configs_merge(config, recipe, capsys):
         assert status == 0 and Path("out/adapter_model.safetensors").is_file(), error
 
 
-class FakeEvaluation:
-    def references(self, adapters):
-        return [System("base", "base")]
-
-
-def fake_score(self, values, evaluation, references):
+def fake_score(self, values, share=1.0):
     """As Sweep.score, without a model: the best lambda is 0.62 for the worse of two tasks."""
     self.prepared(self.spec.at(values))
     deltas = {"kws": -abs(values["lambda"] - 0.62), "emotion": -0.5 * abs(values["lambda"] - 0.62) - 0.01}
@@ -548,7 +542,6 @@ def fake_score(self, values, evaluation, references):
 @pytest.fixture
 def faked(recipe, monkeypatch):
     monkeypatch.setattr(sweep.Sweep, "score", fake_score)
-    monkeypatch.setattr(sweep.Sweep, "evaluation", lambda self: FakeEvaluation())
     return recipe
 
 
@@ -580,7 +573,6 @@ def test_a_bayesian_sweep_finds_the_best_lambda_and_goes_on(faked, monkeypatch, 
 def test_killed_for_real(faked):
     """SIGKILL after three points; the same command gives the points of a sweep that was left alone."""
     code = "import os, signal, sys\nfrom speechmerge import cli, sweep\nimport test_merge_spec as here\n" \
-           "sweep.Sweep.evaluation = lambda self: here.FakeEvaluation()\n" \
            "def score(self, values, *rest):\n" \
            "    written = list(sweep.Path('exp').glob('merged/*/*/sweeps/sweep_*.json'))\n" \
            "    if written and len(here.only_summary()[1]['points']) == 3:\n" \

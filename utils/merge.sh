@@ -13,6 +13,8 @@ stage report "the page and RESULTS.md"
 
 stage_options report
 option model path base "pre-trained model of all adapters: a folder or a name on the hub"
+option recipes words "" "recipe:task ..., whose adapters are merged: egs/<recipe>/run.sh trains the missing ones; instead of --adapters"
+option mini bool false "of --recipes the spoken miniatures, on the mini base, in exp/mini"
 option adapters words "" "folders of adapters, such as ../mini/exp/asr/lora"
 option tasks words "" "tasks, or sets, to evaluate on: <data dir>/<task>/<split>"
 option task word "" "the task of all --tasks, where they are sets; empty: as they are called"
@@ -28,6 +30,8 @@ option decode_args args "" "more arguments for decode"
 
 check_options() {
     local count
+    if [[ $mini == true ]]; then mini_defaults; fi
+    if [[ -n $recipes ]]; then from_recipes; fi
     read -ra adapter_list <<<"$adapters"
     read -ra task_list <<<"$tasks"
     read -ra split_list <<<"$splits"
@@ -36,39 +40,77 @@ check_options() {
     if ((${#adapter_list[@]} == 0)); then usage_error "--adapters is empty: name the folders of the adapters to merge"; fi
     if ((count == 0)); then usage_error "--tasks is empty: name at least one (a folder <data dir>/<task>/<split>)"; fi
     if ((${#data_list[@]} != 1 && ${#data_list[@]} != count)); then usage_error "--data-dirs: found ${#data_list[@]}, expected 1 or $count, as many as --tasks"; fi
+    if ((${#data_list[@]} > 1)); then data=$exp_dir/data; else data=${data_list[0]}; fi
     merges=$(config_names merge --merges "$merges") || exit
     sweeps=$(config_names sweep --sweeps "$sweeps") || exit
-    if [[ -n $sweeps && $data_dirs == *' '* ]]; then usage_error "--sweeps read one data directory, found --data-dirs $data_dirs"; fi
     device=$(chosen_device)
 }
 
+mini_defaults() {
+    if [[ -z ${option_given[model]-} ]]; then model=$(relative_root)/egs/mini/base; fi
+    if [[ -z ${option_given[exp_dir]-} ]]; then exp_dir=exp/mini; fi
+}
+
+# --adapters, --tasks and --data-dirs from --recipes "iemocap:emotion slurp:intent".
+from_recipes() {
+    local pair recipe task below=""
+    if [[ $mini == true ]]; then below=/mini; fi
+    for task in adapters tasks data_dirs; do
+        if [[ -n ${option_given[$task]-} ]]; then usage_error "--${task//_/-}: follows from --recipes; give one of them"; fi
+    done
+    adapters="" tasks="" data_dirs=""
+    for pair in $recipes; do
+        recipe=${pair%%:*} task=${pair#*:}
+        if [[ $pair != ?*:?* || ! -e ../$recipe/run.sh ]]; then usage_error "--recipes: found $pair, expected recipe:task with egs/<recipe>/run.sh"; fi
+        adapters+=" ../$recipe/exp$below/$task/lora"
+        tasks+=" $task"
+        data_dirs+=" ../$recipe/data$below"
+    done
+}
+
 do_collect() {
+    local number place
+    if [[ -n $recipes ]]; then train_missing; fi
     speechmerge collect --adapters "${adapter_list[@]}" --exp-dir "$exp_dir"
+    if ((${#data_list[@]} == 1)); then return; fi
+    run mkdir -p "$data"
+    for number in "${!task_list[@]}"; do # one folder in which the others lie, for what reads all of them
+        place=${data_list[number]}/${task_list[number]}
+        if [[ $place != /* ]]; then place=$PWD/$place; fi
+        run ln -sfn "$place" "$data/${task_list[number]}"
+    done
+}
+
+# The recipes make what is not there: data and adapter, with their own settings on this model.
+train_missing() {
+    local number words=(--stage 1 --stop-stage 3 --nj "$nj" --ngpu "$ngpu")
+    if [[ $mini == true ]]; then words+=(--mini true); else words+=(--model "$model"); fi
+    for number in "${!task_list[@]}"; do
+        if [[ ! -e ${adapter_list[number]}/done.json ]]; then
+            run "${data_list[number]%%/data*}/run.sh" --tasks "${task_list[number]}" "${words[@]}"
+        fi
+    done
 }
 
 # One job per task: decode_all baselines base adapters
 decode_all() {
-    local split data=${data_list[0]} words=() lists
-    lists=("TASK=$(join "${task_list[@]}")")
-    if [[ $data_dirs == *' '* ]]; then
-        lists+=("DATA=$(join "${data_list[@]}")")
-        data=DATA
-    fi
+    local split words=()
     add_configs decode
+    add_mini_configs decode
     words+=(--model "$model" --systems "${@:2}" --tasks TASK --data "$data" --exp-dir "$exp_dir" --device "$device" --force "$force")
     if [[ -n $task ]]; then words+=(--task "$task"); fi
     add_words "$decode_args"
     for split in "${split_list[@]}"; do
-        run_jobs "$decode_cmd" "${lists[@]}" "$exp_dir/log/$1.$split.TASK.log" decode "${words[@]}" --split "$split"
+        run_jobs "$decode_cmd" "TASK=$(join "${task_list[@]}")" "$exp_dir/log/$1.$split.TASK.log" decode "${words[@]}" --split "$split"
     done
 }
 
 do_baselines() { decode_all baselines base adapters; }
 
-do_merge() { merge_all "${data_list[0]}" "${adapter_list[@]}"; }
+do_merge() { merge_all "$data" "${adapter_list[@]}"; }
 
 do_coefficients() {
-    if [[ -z $sweeps ]]; then skip "no --sweeps, nothing to do"; else sweep_all "${data_list[0]}" "${adapter_list[@]}"; fi
+    if [[ -z $sweeps ]]; then skip "no --sweeps, nothing to do"; else sweep_all "$data" "${adapter_list[@]}"; fi
 }
 
 do_evaluate() {
@@ -80,7 +122,7 @@ do_evaluate() {
 }
 
 do_report() {
-    speechmerge report --data "${data_list[0]}" --split "${split_list[0]}" --dev-split "$dev_split" --exp-dir "$exp_dir" \
+    speechmerge report --data "$data" --split "${split_list[-1]}" --dev-split "$dev_split" --exp-dir "$exp_dir" \
         --output-dir "$exp_dir/report"
 }
 

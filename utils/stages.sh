@@ -88,7 +88,7 @@ merge_all() {
         if [[ ${name%/*} != "${file%/*}" ]]; then file=CONFIG; fi
     done
     if [[ $file == CONFIG ]]; then lists+=("CONFIG=$(join "${files[@]}")"); fi # some are the recipe's, some are shared
-    words+=(--config "$file" --adapters "$@" --exp-dir "$exp_dir" --force "$force")
+    words+=(--config "$file" --adapters "$@" --data "$data" --exp-dir "$exp_dir" --force "$force")
     add_words "$merge_args"
     run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/merge.MERGE.log" merge "${words[@]}"
 }

@@ -62,7 +62,8 @@ class Random:
 
 
 class Optunas(Random):
-    """A sampler of Optuna, told all known points; those that are being tried count as bad ones, so that workers part."""
+    """A sampler of Optuna, told all known points. Those without a score, undefined or still being tried, count as
+    bad ones, so that it goes elsewhere."""
 
     def proposed(self, points, warm):
         import optuna
@@ -78,7 +79,7 @@ class Optunas(Random):
             sampler = self.sampler((self.seed * 1_000_003 + len(known)) % 2**32)
             study = optuna.create_study(direction="maximize", sampler=sampler)
             space = {name: distribution(entry) for name, entry in self.space.items()}
-            for values, score in [*scored, *((values, worst) for values, score in known if score == PENDING)]:
+            for values, score in [*scored, *((values, worst) for values, score in known if score in (None, PENDING))]:
                 inner = {name: inside(self.space[name], values[name]) for name in space}
                 study.add_trial(optuna.trial.create_trial(params=inner, distributions=space, value=score))
             found = study.ask(space).params
