@@ -14,7 +14,7 @@ from speechmerge.options import CommaList, boolean, mapping_or_value
 from speechmerge.stages.decode import shard
 
 HELP = "train a head per task on frozen upstreams and compare them: scores of all tasks, SUPERB score, curve over alpha"
-TRAIN = {"tuning": "head", "features": "weighted"}
+TRAIN = {"tuning": "head", "features": "weighted", "report_to": []}
 
 
 def add_arguments(parser):
@@ -27,7 +27,8 @@ def add_arguments(parser):
     parser.add_argument("--dev-split", default="dev", help="split that chooses their checkpoint")
     parser.add_argument("--split", default="test", help="split to score")
     parser.add_argument("--exp-dir", default="exp/superb", help="results")
-    parser.add_argument("--conf", default="conf/superb", help="folder with train.yaml of all heads, and train_TASK.yaml")
+    parser.add_argument("--conf", nargs="+", action=CommaList, default=["conf/superb"],
+                        help="folders with train.yaml of all heads, and train_TASK.yaml; later ones win")
     parser.add_argument("--train-options", type=mapping_or_value, default={}, metavar="{KEY: VALUE, ...}",
                         help="more options of train for every head, such as {epochs: 3}")
     parser.add_argument("--low", help="upstream that the anchored score takes as 0, such as fbank")
@@ -111,7 +112,8 @@ def do_cell(args, folder, task: str, model: str, data) -> bool:
     from speechmerge.done import is_done, mark_done, step_key
     from speechmerge.files import read_json, write_json
 
-    configs = [path for path in (Path(args.conf) / "train.yaml", Path(args.conf) / f"train_{task}.yaml") if path.is_file()]
+    configs = [path for conf in args.conf for path in (Path(conf) / "train.yaml", Path(conf) / f"train_{task}.yaml")
+               if path.is_file()]
     splits = {split: DataDir.read(data / split) for split in (args.train_split, args.dev_split, args.split)}
     options = {"task": task, "seed": args.seed, "options": {**TRAIN, **args.train_options},
                "data": [splits[split].fingerprint() for split in splits]}
