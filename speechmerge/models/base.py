@@ -25,7 +25,7 @@ QUANTIZATIONS = ("4bit", "8bit")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # code of others and pickled weights are not fetched
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-BLOCK = re.compile(r"(?:^|\.)(\w+)\.layers\.(\d+)\.")
+BLOCK = re.compile(r"(?:^|\.)(\w+)\.(?:layers|encoders|decoders)\.(\d+)\.")  # Whisper, HuBERT, Qwen; ESPnet
 
 
 @dataclass(frozen=True)
@@ -327,14 +327,14 @@ def family_of(path: Path) -> type[SpeechModel]:
                            f"{nearest(str(config.get('model_type')), known)}")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, files=HUB_FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     with contextlib.suppress(LocalEntryNotFoundError):
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=files))
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=files))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SpeechMergeError(f"model {name}: no such folder, not in the hub cache, and the hub gave none ({reason}); "
