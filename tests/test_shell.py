@@ -254,14 +254,29 @@ def test_merge_stages(tmp_path):
     stages, commands = dry("--adapters", "../a/exp/asr/lora ../b/exp/kws/lora", "--tasks", "asr kws", "--data-dirs", "../a/data,../b/data", run=script)
     assert stages == ["collect", "baselines", "merge", "coefficients", "evaluate", "report"]
     baselines = next(command for command in commands if "baselines" in command)
-    assert "TASK=asr,kws DATA=../a/data,../b/data" in baselines and "--systems base adapters --tasks TASK --data DATA" in baselines
+    assert "TASK=asr,kws " in baselines and "--systems base adapters --tasks TASK --data exp/data " in baselines
+    assert f"ln -sfn {script.parent}/../b/data/kws exp/data/kws" in commands
     assert "--adapters is empty" in refused(run=script)
     assert "--data-dirs: found 3, expected 1 or 2" in refused("--adapters", "x", "--tasks", "a b", "--data-dirs", "1 2 3", run=script)
     (script.parent / "conf/sweep").mkdir()
     (script.parent / "conf/sweep/scale.yaml").write_text("")
     assert any("merge-sweep --config conf/sweep/scale.yaml" in command for command in dry("--adapters", "x", "--tasks", "a b", run=script)[1])
-    assert "--sweeps read one data directory" in refused("--adapters", "x", "--tasks", "a b", "--data-dirs", "1 2", run=script)
     assert "a stage: 1-6 or collect" in refused("--stage", "7", run=script)
+
+
+def test_merge_of_other_recipes(tmp_path):
+    script = merge_recipe(tmp_path)
+    other = script.parent.parent / "iemocap"
+    (other / "exp/mini/emotion/lora").mkdir(parents=True)
+    (other / "exp/mini/emotion/lora/done.json").write_text("")
+    commands = dry("--recipes", "iemocap:emotion slurp:intent", "--mini", "true", "--ngpu", "0", run=script)[1]
+    assert any(command.startswith("../slurp/run.sh --tasks intent --stage 1 --stop-stage 3 ") and "--mini true" in command for command in commands)
+    assert not any(command.startswith("../iemocap/run.sh") for command in commands)
+    collect = next(command for command in commands if "speechmerge collect" in command)
+    assert "--adapters ../iemocap/exp/mini/emotion/lora ../slurp/exp/mini/intent/lora --exp-dir exp/mini" in collect
+    assert f"ln -sfn {script.parent}/../slurp/data/mini/intent exp/mini/data/intent" in commands
+    assert "--recipes: found slurp, expected recipe:task" in refused("--recipes", "slurp", run=script)
+    assert "--tasks: follows from --recipes" in refused("--recipes", "slurp:intent", "--tasks", "asr", run=script)
 
 
 # ---- utils/local.sh
