@@ -179,7 +179,8 @@ class AdapterBank:
             x = inputs[0]
             rows = x.shape[0] if x.dim() > 1 else coefficients.rows or 1  # positions alone, the same for all utterances
             positions = x.shape[1] if in_encoder and x.dim() == 3 else None
-            values = coefficients.of(group, rows, positions).to(output.device)
+            found = coefficients.at(owner, x) if coefficients.kind == "token" else coefficients.of(group, rows, positions)
+            values = found.to(output.device)
             if stack is not None:
                 output = output + stack(x, values)
             if changes is not None:

@@ -69,7 +69,7 @@ def one_epoch(classifier, optimizer, states, targets, options: FitOptions) -> fl
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += float(loss) * len(states[part])
+        total += loss.item() * len(states[part])
     return total / len(states)
 
 

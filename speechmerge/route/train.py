@@ -25,7 +25,7 @@ from speechmerge.route.fitting import FitOptions, fit, logits_of
 from speechmerge.route.hearing import Hearing, Stretch, beginning, hear, remembered
 from speechmerge.route.index import RECORD, WEIGHTS
 from speechmerge.route.router import Router, listening_task
-from speechmerge.tasks.base import single_example
+from speechmerge.tasks.base import Example
 
 log = logging.getLogger(__name__)
 REPORT = "report.json"
@@ -69,7 +69,8 @@ def read_split(folders: dict[str, Path], labels_from: str) -> Heard:
         data = DataDir.read(folder, formatted=True)
         prints.append(data.fingerprint())
         for id, utterance in sorted(data.utterances.items()):
-            examples.append(single_example(utterance, utterance.text or ""))
+            examples.append(Example(id, (utterance.audio,), utterance.text or "", utterance.language, utterance.speaker,
+                                    utterance.duration))
             labels.append(label_of(utterance, name, labels_from, folder))
     return Heard(examples, labels, prints)
 

@@ -4,7 +4,8 @@ import inspect
 HELP = "print the registered methods, policies, transforms, learners, tasks, corpora or model families, or the trained adapters"
 REGISTRIES = {"methods": "speechmerge.merge:METHODS", "policies": "speechmerge.merge.registry:POLICIES",
               "transforms": "speechmerge.merge.registry:TRANSFORMS", "learners": "speechmerge.learn:LEARNERS", "tasks": "speechmerge.tasks:TASKS",
-              "corpora": "speechmerge.corpora:CORPORA", "models": "speechmerge.models:FAMILIES"}
+              "corpora": "speechmerge.corpora:CORPORA", "models": "speechmerge.models:FAMILIES",
+              "classifiers": "speechmerge.route:CLASSIFIERS", "strategies": "speechmerge.route:STRATEGIES"}
 
 
 def add_arguments(parser):
@@ -22,7 +23,8 @@ def run(args):
     for entry_name in registry.names():
         entry = registry.get(entry_name)
         print(f"{entry_name:<22} {first_line(entry)}{facts(entry)}")
-        for parameter in getattr(entry, "parameters", ()) or getattr(entry, "declared", tuple)():
+        declared = getattr(entry, "declared", None)
+        for parameter in declared() if declared else getattr(entry, "parameters", ()):
             print(f"{'':<24} {parameter}")
 
 

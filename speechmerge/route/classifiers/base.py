@@ -26,6 +26,11 @@ class Classifier(nn.Module):
         self.register_buffer("deviation", torch.ones(dimension))
         self.build(labels, **{**self.parameters_of, **options})
 
+    @classmethod
+    def declared(cls) -> list[str]:
+        """For `speechmerge list classifiers`."""
+        return [f"{name} = {value}" for name, value in {**cls.parameters_of, "dropout": 0.2}.items()]
+
     def standardise(self, states: list[torch.Tensor]):
         """Take mean and deviation of these sequences [t, d]."""
         rows = torch.cat(states)
