@@ -109,7 +109,7 @@ def test_hopeless_points_are_stopped_on_a_part_of_the_data(capsys):
     assert "scale=0.6" in capsys.readouterr().out
     names = {path.parent.parent.name: read_json(path)["n"] for path in Path("exp/decode").glob("dev.sub*/*/kws/decode.json")}
     assert points[1]["tag"] in names and set(names.values()) == {5}  # half of nine
-    assert not Path(f"exp/decode/dev/{points[1]['tag']}").exists()
+    assert not Path(f"exp/decode/dev/{points[2]['tag']}").exists()
 
 
 def test_auto_tries_the_methods_and_makes_the_best(capsys):

@@ -255,7 +255,7 @@ def test_merge_stages(tmp_path):
     assert stages == ["collect", "baselines", "merge", "coefficients", "evaluate", "report"]
     baselines = next(command for command in commands if "baselines" in command)
     assert "TASK=asr,kws " in baselines and "--systems base adapters --tasks TASK --data exp/data " in baselines
-    assert f"ln -sfn {script.parent}/../b/data/kws exp/data/kws" in commands
+    assert any(command.startswith("ln -sfn") and "/../b/data/kws" in command and command.endswith(" exp/data/kws") for command in commands)
     assert "--adapters is empty" in refused(run=script)
     assert "--data-dirs: found 3, expected 1 or 2" in refused("--adapters", "x", "--tasks", "a b", "--data-dirs", "1 2 3", run=script)
     (script.parent / "conf/sweep").mkdir()
@@ -274,7 +274,7 @@ def test_merge_of_other_recipes(tmp_path):
     assert not any(command.startswith("../iemocap/run.sh") for command in commands)
     collect = next(command for command in commands if "speechmerge collect" in command)
     assert "--adapters ../iemocap/exp/mini/emotion/lora ../slurp/exp/mini/intent/lora --exp-dir exp/mini" in collect
-    assert f"ln -sfn {script.parent}/../slurp/data/mini/intent exp/mini/data/intent" in commands
+    assert any("/../slurp/data/mini/intent" in command and command.endswith(" exp/mini/data/intent") for command in commands)
     assert "--recipes: found slurp, expected recipe:task" in refused("--recipes", "slurp", run=script)
     assert "--tasks: follows from --recipes" in refused("--recipes", "slurp:intent", "--tasks", "asr", run=script)
 
