@@ -23,10 +23,12 @@ TYPE_IDS = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "bflo
 
 @pytest.fixture(scope="module")
 def tool():
+    sys.path.insert(0, str(TOOL.parent))  # as when it is run as a script
     spec = importlib.util.spec_from_file_location("convert_ct2_whisper", TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(TOOL.parent))
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +242,29 @@ def test_tokenizer_of_another_model(tool, whisper, tmp_path):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(SpeechMergeError, match="copy tokenizer.json"):
         tool.convert(folder, tmp_path / "hf")
+
+
+def test_the_merge_that_old_tokenizers_lack(tool, whisper, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = write_ct2(tmp_path / "ct2", whisper)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    whole = tokenizer["model"]["merges"]
+    tokenizer["model"]["merges"] = whole[1:]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert AutoTokenizer.from_pretrained(folder).encode(" ab", add_special_tokens=False) == [4, 6]
+    tool.convert(folder, tmp_path / "hf")
+    converted = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert converted.encode(" ab", add_special_tokens=False) == [5, 2]
+    assert json.loads((tmp_path / "hf" / "tokenizer.json").read_text())["model"]["merges"] == whole
+
+
+def test_type_of_the_weights(tool, whisper, tmp_path):
+    from safetensors.torch import load_file
+
+    assert tool.main([str(write_ct2(tmp_path / "ct2", whisper)), str(tmp_path / "hf"), "--dtype", "float16"]) == 0
+    state = load_file(tmp_path / "hf" / "model.safetensors")
+    assert all(torch.equal(value, whisper.state_dict()[name].half()) for name, value in state.items())
 
 
 def test_command_line(tool, whisper, tmp_path, capsys):

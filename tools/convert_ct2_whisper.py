@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turn a CTranslate2 Whisper folder (model.bin, tokenizer.json, config.json) into a transformers folder.
 
-    tools/convert_ct2_whisper.py CT2_DIR OUTPUT_DIR
+    tools/convert_ct2_whisper.py CT2_DIR OUTPUT_DIR [--dtype float16]
 
 The binary layout is read here, without ctranslate2 (writer: `ModelSpec._serialize`, reader: `Model::load` of its
 sources). Integers are little-endian. A string is a uint16 length (with its closing NUL) and that many bytes.
@@ -19,9 +19,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from convert_whisper_folder import (add_dtype, build_model, generation_config, model_config, read_tokenizer, report,
+                                    special_tokens, write_folder)
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import atomic_dir, read_json, write_json
+from speechmerge.files import read_json
 
 BINARY_VERSIONS = (4, 5, 6)  # older files carry an item size instead of a type
 SPEC, LAST_REVISION = "WhisperSpec", 3
@@ -199,10 +201,8 @@ def _split(state, target, weights, source, names):
             raise SpeechMergeError(f"{weights.path}: {source}/bias biases the keys; Whisper's keys have no bias")
 
 
-def model_config(weights: Weights, tokens: dict[str, int]):
-    """WhisperConfig read off the shapes of the variables and the ids of the special tokens."""
-    from transformers import WhisperConfig
-
+def sizes_of(weights: Weights) -> dict:
+    """The sizes of WhisperConfig read off the shapes of the variables."""
     if "decoder/activation" in weights and weights.number("decoder/activation") != GELU:
         raise SpeechMergeError(f"{weights.path}: activation {weights.number('decoder/activation')}; "
                                f"Whisper has gelu ({GELU})")
@@ -212,91 +212,25 @@ def model_config(weights: Weights, tokens: dict[str, int]):
         sides[f"{side}_layers"] = weights.layers(side)
         sides[f"{side}_attention_heads"] = weights.number(f"{side}/num_heads")
         sides[f"{side}_ffn_dim"] = weights.raw(f"{side}/layer_0/ffn/linear_0/weight").shape[0]
-    end = tokens["<|endoftext|>"]
-    return WhisperConfig(
-        vocab_size=vocabulary, d_model=d, num_mel_bins=weights.raw("encoder/conv1/weight").shape[1],
-        max_source_positions=weights.raw("encoder/position_encodings/encodings").shape[0],
-        max_target_positions=weights.raw("decoder/position_encodings/encodings").shape[0],
-        decoder_start_token_id=tokens["<|startoftranscript|>"], bos_token_id=end, eos_token_id=end, pad_token_id=end,
-        **sides)
+    return {"vocab_size": vocabulary, "d_model": d, "num_mel_bins": weights.raw("encoder/conv1/weight").shape[1],
+            "max_source_positions": weights.raw("encoder/position_encodings/encodings").shape[0],
+            "max_target_positions": weights.raw("decoder/position_encodings/encodings").shape[0], **sides}
 
 
-def read_tokens(folder: Path, vocabulary: int) -> dict[str, int]:
-    """Special tokens to ids from tokenizer.json, checked against the model's vocabulary."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise SpeechMergeError(f"{path}: not there; copy tokenizer.json of this Whisper from its transformers folder")
-    tokenizer = read_json(path)
-    tokens = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
-    for needed in ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"):
-        if needed not in tokens:
-            raise SpeechMergeError(f"{path}: has no {needed}; this is no Whisper tokenizer")
-    largest = max([*tokens.values(), *tokenizer["model"]["vocab"].values()])
-    if largest >= vocabulary:
-        raise SpeechMergeError(f"{path}: has ids up to {largest}, the model has {vocabulary}: these are two models")
-    return tokens
-
-
-def generation_config(tokens: dict[str, int], ct2: dict, config):
-    """What openai/whisper-* has in generation_config.json, from the special tokens and CTranslate2's config.json."""
-    from transformers import GenerationConfig
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
-
-    languages = {f"<|{code}|>": tokens[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in tokens}
-    tasks = {name: tokens[f"<|{name}|>"] for name in ("transcribe", "translate") if f"<|{name}|>" in tokens}
-    extra = {"lang_to_id": languages, "task_to_id": tasks} if len(languages) > 1 else {}
-    end = tokens["<|endoftext|>"]
-    return GenerationConfig(
-        is_multilingual=len(languages) > 1, no_timestamps_token_id=tokens["<|notimestamps|>"],
-        prev_sot_token_id=tokens.get("<|startofprev|>"), decoder_start_token_id=config.decoder_start_token_id,
-        bos_token_id=end, eos_token_id=end, pad_token_id=end, max_length=config.max_target_positions,
-        max_initial_timestamp_index=50, return_timestamps=False, alignment_heads=ct2.get("alignment_heads"),
-        suppress_tokens=ct2.get("suppress_ids"), begin_suppress_tokens=ct2.get("suppress_ids_begin"), **extra)
-
-
-def build_model(weights: Weights, tokens: dict[str, int], ct2: dict):
-    """WhisperForConditionalGeneration in float32 with these weights; every tensor accounted for."""
-    import torch
-    from transformers import WhisperForConditionalGeneration
-
-    model = WhisperForConditionalGeneration(model_config(weights, tokens))
-    state = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state_dict(weights).items()}
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # sizes differ: the tensors contradict each other
-        raise SpeechMergeError(f"{weights.path}: {str(error).splitlines()[-1].strip()}") from error
-    missing = set(missing) - {"proj_out.weight"}  # tied to the embeddings
-    if missing or unexpected:
-        raise SpeechMergeError(f"{weights.path}: left over after the conversion: missing {sorted(missing)}, "
-                               f"unexpected {sorted(unexpected)}")
-    model.tie_weights()
-    model.generation_config = generation_config(tokens, ct2, model.config)
-    return model
-
-
-def write_tokenizer(source: Path, target: Path, tokens: dict[str, int], positions: int):
-    (target / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
-    end = "<|endoftext|>"
-    settings = {"tokenizer_class": "WhisperTokenizer", "model_max_length": positions, "errors": "replace",
-                "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end, "add_prefix_space": False,
-                "additional_special_tokens": [token for token in tokens if token != end],
-                "clean_up_tokenization_spaces": False, "return_attention_mask": False}
-    write_json(target / "tokenizer_config.json", settings)
-
-
-def convert(source, target):
+def convert(source, target, dtype="float32"):
     """Write `target` (replaced as a whole) from the CTranslate2 folder `source`. Raises SpeechMergeError."""
-    from transformers import WhisperFeatureExtractor
+    import torch
 
     source = Path(source)
     weights = Weights(read_variables(source / "model.bin"), source / "model.bin")
-    tokens = read_tokens(source, weights.raw("decoder/embeddings/weight").shape[0])
+    sizes, tokenizer = sizes_of(weights), read_tokenizer(source / "tokenizer.json")
+    tokens = special_tokens(tokenizer, source / "tokenizer.json", sizes["vocab_size"])
     ct2 = read_json(source / "config.json") if (source / "config.json").exists() else {}
-    model = build_model(weights, tokens, ct2)
-    with atomic_dir(target) as folder:
-        model.save_pretrained(folder)
-        write_tokenizer(source, folder, tokens, model.config.max_target_positions)
-        WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(folder)
+    state = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state_dict(weights).items()}
+    model = build_model(model_config(sizes, tokens), state, weights.path)
+    model.generation_config = generation_config(model.config, tokens, ct2.get("suppress_ids"),
+                                                ct2.get("suppress_ids_begin"), ct2.get("alignment_heads"))
+    write_folder(model, tokenizer, tokens, target, dtype)
     return model
 
 
@@ -304,15 +238,9 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ct2_dir", help="folder with model.bin, tokenizer.json and config.json")
     parser.add_argument("output_dir", help="transformers folder to write")
+    add_dtype(parser)
     args = parser.parse_args(argv)
-    try:
-        model = convert(args.ct2_dir, args.output_dir)
-    except SpeechMergeError as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.output_dir}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
-          f"{model.config.encoder_layers} + {model.config.decoder_layers} layers, d {model.config.d_model}")
-    return 0
+    return report(Path(__file__).name, args.output_dir, lambda: convert(args.ct2_dir, args.output_dir, args.dtype))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The decoder starts with `<|startoftranscript|> <|LANGUAGE|> <|TASK|> <|notimestamps|>`. A tokenizer that has a token for
 the task (the mini base: `<|kws|>`) says it with that; the published Whisper is told other tasks than transcription by a
 text prompt before the start (`<|startofprev|> prompt`), the way openai/whisper passes `initial_prompt`. A tokenizer
-without `<|startofprev|>` gets the bare prompt there, if the task cannot do without.
+without `<|startofprev|>` gets the bare prompt there, if the task cannot do without. Models for English only (`base.en`)
+have tokens for languages and tasks that nothing was trained with: they start with `<|startoftranscript|> <|notimestamps|>`.
 """
 import copy
 import functools
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 IGNORED = -100  # label of positions without loss
 CACHE_BYTES = 1 << 28  # decoder cache of a chunk of labels while they are scored, or logits of a block of a label tree
 FEW_LABELS = 32  # more are scored as a tree
+ENGLISH_ONLY = 51864  # tokens of openai's models for English; all multilingual ones have more
 TREE_TOKENS = 768  # of one tree, before labels share their beginnings: attention within it grows with the square
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -42,6 +44,8 @@ class Whisper(SpeechModel):
         self.vocabulary = tokenizer.get_vocab()
         self.full_seconds = self.mel.full * self.mel.hop / self.mel.rate
         self.max_positions = module.config.max_target_positions
+        told = getattr(module.generation_config, "is_multilingual", None)
+        self.multilingual = module.config.vocab_size != ENGLISH_ONLY if told is None else told
         self.cut_a_prompt = False
 
     @classmethod
@@ -70,6 +74,9 @@ class Whisper(SpeechModel):
             if self.vocabulary.get(token) != expected:
                 raise SpeechMergeError(f"{self.path}: the tokenizer has {token} at {self.vocabulary.get(token)}, "
                                        f"config.json at {expected}; copy tokenizer and weights from the same model")
+        if self.mel.filters.shape[0] != config.num_mel_bins:
+            raise SpeechMergeError(f"{self.path}: preprocessor_config.json makes {self.mel.filters.shape[0]} mel bins, the "
+                                   f"network takes {config.num_mel_bins}; copy both from the same model")
         frames = config.max_source_positions * 2
         if self.mel.full != frames:
             raise SpeechMergeError(f"{self.path}: preprocessor_config.json makes {self.mel.full} frames, the network "
@@ -98,7 +105,8 @@ class Whisper(SpeechModel):
         spoken, told = self._language_token(task, language), own if own in self.vocabulary else "<|transcribe|>"
         if target_language:
             spoken, told = self._translation_tokens(spoken, target_language)
-        words = ["<|startoftranscript|>", spoken, told, "<|notimestamps|>"]
+        asked = [spoken, told] if self.multilingual else []
+        words = ["<|startoftranscript|>", *asked, "<|notimestamps|>"]
         return self._prompt(task, prompt) + [self.vocabulary[word] for word in words if word in self.vocabulary]
 
     def prefix_of(self, example, task) -> list[int]:
@@ -115,6 +123,8 @@ class Whisper(SpeechModel):
 
     def _translation_tokens(self, spoken: str, target: str) -> tuple[str, str]:
         """Whisper translates to English by a token of its own; other languages are asked for as if they were spoken."""
+        if not self.multilingual:
+            raise SpeechMergeError(f"{self.path}: a Whisper for English only cannot translate; take a multilingual one")
         if target == "en" and "<|translate|>" in self.vocabulary:
             return spoken, "<|translate|>"
         if f"<|{target}|>" not in self.vocabulary:
