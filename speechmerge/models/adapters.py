@@ -23,6 +23,18 @@ def save_adapter(module, folder: Path):
 @contextlib.contextmanager
 def applied(model, directory: Path):
     """Put base + adapter in place in `model.core`; on exit the touched weights are copied back: the base is exact."""
+    saved = {}
+    try:
+        place(model, directory, saved)
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in saved.values():
+                parameter.copy_(value)
+
+
+def place(model, directory: Path, saved: dict):
+    """Put base + adapter in place; `saved` takes (parameter, its value before) of what is touched."""
     check_base(model, directory)
     if (directory / LORA_CONFIG).is_file():
         merge = _merge_lora
@@ -35,14 +47,7 @@ def applied(model, directory: Path):
     else:
         raise SpeechMergeError(f"{directory}: neither an adapter ({LORA_CONFIG}) nor a model (config.json); "
                                "train or merge it again, or correct its path in exp/adapters.json")
-    saved = {}
-    try:
-        merge(model, directory, saved)
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in saved.values():
-                parameter.copy_(value)
+    merge(model, directory, saved)
 
 
 def check_base(model, directory: Path):

@@ -2,6 +2,7 @@
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import CommaList, boolean
 from speechmerge.stages.decode import add_task_arguments
+from speechmerge.train.mix import share
 from speechmerge.train.options import DECAYS, FEATURES, OPTIMIZERS, PRECISIONS, TUNINGS, TrainOptions
 
 HELP = "fine-tune a base model on one task: exp/<task>/<name>/ with a LoRA adapter, or with a full model"
@@ -17,6 +18,7 @@ def add_arguments(parser):
     parser.add_argument("--output-dir", help="default: EXP_DIR/TASK/NAME")
     add_model_arguments(parser)
     add_task_arguments(parser.add_argument_group("task"))
+    add_data_arguments(parser.add_argument_group("what is trained on, and from"))
     add_lora_arguments(parser.add_argument_group("what is trained"))
     add_head_arguments(parser.add_argument_group("head of an upstream (HuBERT, wav2vec 2.0, WavLM, s3prl)"))
     add_schedule_arguments(parser.add_argument_group("schedule"))
@@ -26,6 +28,13 @@ def add_arguments(parser):
     parser.add_argument("--report-to", nargs="*", action=CommaList, default=["tensorboard"], help="tensorboard, wandb")
     parser.add_argument("--keep-checkpoints", type=boolean, default=False, help="leave the last and the best")
     parser.add_argument("--force", type=boolean, default=False, help="train again although nothing changed")
+
+
+def add_data_arguments(group):
+    group.add_argument("--mix", nargs="+", action=CommaList, item=share, default=[], metavar="KIND=SHARE",
+                       help="kinds of --inputs with shares of their examples, as text=1 audio=0.05; default: all as --inputs")
+    group.add_argument("--max-train-samples", type=int, default=0, help="examples to train on; 0: all")
+    group.add_argument("--init-adapter", help="folder of a training whose weights this one starts from (curriculum)")
 
 
 def add_lora_arguments(group):
@@ -99,6 +108,8 @@ def add_choice_arguments(group):
     group.add_argument("--eval-batch-size", type=int, default=32, help="utterances that are decoded together")
     group.add_argument("--eval-beams", type=int, default=1, help="beam width on the dev set")
     group.add_argument("--dev-limit", type=int, default=200, help="utterances of the dev set, evenly spread; 0: all")
+    group.add_argument("--sample-steps", type=int, default=0,
+                       help="steps between samples of what the model writes, in train.log and samples.jsonl; 0: none")
     group.add_argument("--patience", type=int, default=0, help="stop after so many evaluations without gain; 0: never")
 
 
@@ -108,18 +119,22 @@ def run(args):
     from pathlib import Path
 
     from speechmerge.data.directory import DataDir
+    from speechmerge.distributed import alone
     from speechmerge.errors import UsageError
     from speechmerge.models.options import configured, model_from
     from speechmerge.tasks import get_task
+    from speechmerge.train.mix import check_mix
     from speechmerge.train.run import train
 
+    alone("train", "larger batches are made with --accumulation, large models spread with --device-map auto")
+    check_mix(args.mix)
     for name in args.report_to:
         if name not in REPORTS:
             raise UsageError(f"--report-to: found {name!r}, expected {' or '.join(REPORTS)}")
         if not find_spec(name):
             raise UsageError(f"--report-to {name}: not installed; run `pip install {name}`")
     chosen = {field.name: getattr(args, field.name) for field in fields(TrainOptions)}
-    options = TrainOptions(**{**chosen, "targets": tuple(args.targets), "speeds": tuple(args.speeds),
+    options = TrainOptions(**{**chosen, "targets": tuple(args.targets), "speeds": tuple(args.speeds), "mix": tuple(args.mix),
                               "save_at": tuple(args.save_at)})
     [task], name = configured([get_task(args.task)], [], args), args.name or args.task
     output_dir = Path(args.output_dir or Path(args.exp_dir) / args.task / name)

@@ -10,9 +10,8 @@ from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.metrics import bootstrap
 from speechmerge.metrics.classification import classification_replicates, classification_scores
 from speechmerge.registry import nearest
-from speechmerge.tasks.templates import TRANSCRIPT, check_template, filled, template_fields
+from speechmerge.tasks.templates import INPUTS, TRANSCRIPT, check_template, filled, template_fields
 
-INPUTS = ("audio", "text", "audio+text")  # of an utterance: its sound, its transcript, or both
 
 
 @dataclass(frozen=True)

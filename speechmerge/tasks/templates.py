@@ -11,6 +11,7 @@ from speechmerge.registry import nearest
 
 FIELDS = {"labels": "labels", "transcript": "text", "question": "utt2question", "language": "utt2lang",
           "target_language": "utt2target_lang", "candidates": "utt2candidates"}  # field -> where it stands
+INPUTS = ("audio", "text", "audio+text")  # of an utterance: its sound, its transcript, or both
 TRANSCRIPT = "Transcript: {transcript}"
 
 

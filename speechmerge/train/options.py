@@ -10,7 +10,7 @@ FEATURES = ("last", "weighted")
 PRECISIONS = ("fp32", "bf16", "fp16")
 # left out of a run's key where they are as by default: what was trained before there were any is not trained again
 LATER = ("hold", "optimizer", "weight_decay_to_base", "freeze_encoder_share", "freeze_front_end", "head", "features",
-         "head_size", "head_layers", "head_dropout", "mask_time_prob", "save_at")
+         "head_size", "head_layers", "head_dropout", "mask_time_prob", "save_at", "mix", "max_train_samples")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ class TrainOptions:
     mask_time_prob: float = 0.0  # of a frame of an upstream to lie in a masked stretch (SpecAugment of its pre-training)
     save_at: tuple[float, ...] = ()  # shares of all steps after which the model is kept too
 
+    mix: tuple[tuple[str, float], ...] = ()  # (kind of input, share of its examples), see train/mix.py
+    max_train_samples: int = 0  # 0: all
+    init_adapter: str | None = None  # folder of the training that this one goes on from; the key has its content
+    sample_steps: int = 0  # decode some utterances every so many steps; 0: never
+
     def __post_init__(self):
         for name, known in (("tuning", TUNINGS), ("decay", DECAYS), ("precision", PRECISIONS), ("optimizer", OPTIMIZERS),
                             ("features", (None, *FEATURES))):
@@ -94,7 +99,7 @@ class TrainOptions:
         unused |= {"speeds"} if not self.speeds else set()
         unused |= {"time_masks", "time_mask_frames"} if not self.time_masks else set()
         unused |= {"frequency_masks", "frequency_mask_bins"} if not self.frequency_masks else set()
-        unused |= {"logging_steps", "cache_mb"}
+        unused |= {"logging_steps", "cache_mb", "init_adapter", "sample_steps"}
         defaults = TrainOptions.__dataclass_fields__
         unused |= {name for name in LATER if getattr(self, name) == defaults[name].default}
         return {name: value for name, value in asdict(self).items() if name not in unused}

@@ -19,6 +19,7 @@ from speechmerge.models.base import SpeechModel
 from speechmerge.provenance import provenance
 from speechmerge.systems import register_adapter
 from speechmerge.train.options import TrainOptions
+from speechmerge.train.start import origin, starting_from
 
 log = logging.getLogger(__name__)
 RECORD = "speechmerge.json"
@@ -30,7 +31,7 @@ def run_key(model: SpeechModel, task, train: DataDir, dev: DataDir | None, optio
     return fingerprint({"base": model.fingerprint(), "task": task.name, "train": train.fingerprint(),
                         "dev": dev.fingerprint() if dev else None, "options": options.deciding(),
                         "dtype": str(model.dtype), "context": [context.kind, context.minimum, context.step],
-                        **({"settings": task.settings()} if task.settings() else {})})
+                        **({"settings": task.settings()} if task.settings() else {}), **origin(options)})
 
 
 def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | None, output_dir, options: TrainOptions,
@@ -91,18 +92,24 @@ def log_file(path: Path):
 
 def make_trainer(model: SpeechModel, task, train_data, dev_data, checkpoints: Path, options: TrainOptions, reports):
     from speechmerge.train.lora import check_heads, prepare, trained_parameters
+    from speechmerge.train.mix import training_examples
+    from speechmerge.train.samples import Samples
     from speechmerge.train.trainer import TaskTrainer
 
     if options.precision == "fp16" and model.device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU; on this CPU use fp32 or bf16")
     check_heads(model, options)
-    examples = usable(model, task, model.training_examples(task, train_data), train_data)
+    examples = usable(model, task, training_examples(model, task, train_data, options), train_data)
     dev = spread(task.examples(dev_data), options.dev_limit) if dev_data else []
     model.build(task, examples, task.labels(train_data), options)
-    prepare(model, options)
+    with starting_from(model, options):
+        prepare(model, options)
     log.info("%s: %d utterances, %d of the dev set, %d trained parameters, base %s", task.name, len(examples), len(dev),
              trained_parameters(model), model.source)
-    return TaskTrainer(model, task, examples, dev, task.labels(train_data), options, checkpoints, reports)
+    trainer = TaskTrainer(model, task, examples, dev, task.labels(train_data), options, checkpoints, reports)
+    if options.sample_steps:
+        trainer.add_callback(Samples(trainer, checkpoints.parent))
+    return trainer
 
 
 def keep_early(trainer, output_dir: Path, record):
@@ -180,7 +187,7 @@ def make_record(model: SpeechModel, task, train_data: DataDir, trainer, step: in
         "settings": task.settings(), "tuning": options.tuning, "step": step, "steps": trainer.state.global_step,
         "utterances": len(trainer.train_dataset), "data": str(train_data.path), "options": options.deciding(),
         "audio_context": {"kind": model.context.kind, "min": model.context.minimum, "step": model.context.step},
-        **provenance(),
+        **({"init_adapter": options.init_adapter} if options.init_adapter else {}), **origin(options), **provenance(),
     }
 
 
