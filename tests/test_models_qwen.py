@@ -112,7 +112,7 @@ def naive_answer(plain, inputs, ends, steps=12):
             logits = plain(**{**inputs, "input_ids": ids, "attention_mask": mask}).logits[0, -1]
         found.append(int(logits.argmax()))
         if found[-1] in ends:
-            break
+            break  # the last is written, too: a random network may write a placeholder, for which there is no sound
         ids = torch.cat([ids, torch.tensor([[found[-1]]])], dim=1)
     return found
 
@@ -187,13 +187,14 @@ def test_loss_is_that_of_transformers(model, plain, processor, examples, audio):
 
 def test_batched_decoding_is_decoding_one_by_one(model, plain, processor, examples, pair, text_only, audio):
     chosen = [*examples, pair, text_only]
-    ends = {model.end_id, model.tokenizer.convert_tokens_to_ids("<|endoftext|>")}
+    ends = {*model.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]), model.conversation.audio_id}
     together = model.generate(model.collate(items_of(model, chosen), ASR), ASR)
     assert len(set(together)) > 2
     for example, text in zip(chosen, together):
         assert model.generate(model.collate(items_of(model, [example]), ASR), ASR) == [text]
         naive = naive_answer(plain, official(processor, model, example, audio), ends)
-        assert model.tokenizer.decode(naive, skip_special_tokens=True).strip() == text
+        expected = model.tokenizer.decode(naive, skip_special_tokens=True).strip()
+        assert text.startswith(expected) if naive[-1] == model.conversation.audio_id else text == expected
 
 
 def test_beam_search_in_batches(model, plain, processor, examples, pair, audio):
@@ -390,6 +391,7 @@ def test_devices_by_map_and_attention_by_name(base, model, examples):
     assert torch.allclose(ours, model.score_labels(model.collate(items_of(model, examples[:2]), ASR), labels), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_families_do_not_pull_in_their_networks():
     import subprocess
     import sys

@@ -69,7 +69,7 @@ def extractor(mels=MELS, seconds=SECONDS):
 def language_model(tokenizer) -> dict:
     """Settings of the text part. Weights are larger than published ones start, so that a small adapter can decide."""
     return {"vocab_size": len(tokenizer) + 6, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.1}
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2}
 
 
 def tiny_qwen2_audio(dir, seed=0, tokenizer=None):

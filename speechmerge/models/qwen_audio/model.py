@@ -62,7 +62,7 @@ class QwenAudio(SpeechModel):
             for file in self.path.glob(pattern):
                 shutil.copyfile(file, Path(folder) / file.name)
 
-    def build(self, task, examples, labels):
+    def build(self, task, examples, labels, options=None):
         if self.quantization:
             from peft import prepare_model_for_kbit_training
 
