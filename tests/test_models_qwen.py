@@ -1,4 +1,5 @@
 """Audio LLMs against transformers' own processors, networks and generation, both families alike."""
+import contextlib
 import json
 import shutil
 
@@ -255,6 +256,58 @@ def test_embeddings_are_means_of_the_encoders_states(family, model, plain, proce
         assert torch.allclose(vector, states.mean(0), atol=1e-4)
     with pytest.raises(SpeechMergeError, match="--inputs audio"):
         model.embed(model.collate(items_of(model, [text_only]), ASR))
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_states_of_one_layer(family, model, plain, processor, examples, pair, audio, layer):
+    found, lengths = model.encoder_states(model.collate(items_of(model, examples[:3]), ASR), layer)
+    for example, states, length in zip(examples, found, lengths.tolist()):
+        inputs = official(processor, model, example, audio)
+        frames = inputs["feature_attention_mask"].sum(-1)
+        assert length == (frames - 1) // 2 + 1
+        with torch.no_grad(), seen_by(plain.model.audio_tower.layers[min(layer, 1)], after=layer == 2) as seen:
+            plain(**inputs)
+        assert torch.allclose(states[:length], seen[0].squeeze(0)[:length], atol=1e-4)
+    assert len(model.core.model.audio_tower.layers) == 2
+    with pytest.raises(SpeechMergeError, match="layer 3 of an encoder of 2"):
+        model.encoder_states(model.collate(items_of(model, examples[:1]), ASR), 3)
+    with pytest.raises(SpeechMergeError, match="one recording per example, not 2"):
+        model.encoder_states(model.collate(items_of(model, [pair]), ASR), layer)
+
+
+@contextlib.contextmanager
+def seen_by(layer, after):
+    """A list of what the layer gives, or is given."""
+    seen = []
+    forward = layer.forward
+
+    def spy(hidden_states, *rest, **options):
+        output = forward(hidden_states, *rest, **options)
+        seen.append((output[0] if isinstance(output, tuple) else output) if after else hidden_states)
+        return output
+
+    layer.forward = spy
+    try:
+        yield seen
+    finally:
+        layer.forward = forward
+
+
+def test_the_last_states_are_what_the_language_model_is_given(model, examples):
+    batch = model.collate(items_of(model, examples[:3]), ASR)
+    states, lengths = model.encoder_states(batch, -1)
+    means = torch.stack([own[:length].mean(0) for own, length in zip(states, lengths.tolist())])
+    assert torch.allclose(means, model.embed(batch), atol=1e-5)
+
+
+def test_a_stretch_of_a_recording(model, examples):
+    """Routers cut stretches out of the features; the placeholders follow."""
+    item, = items_of(model, examples[:1])
+    for start, stop in ((0, 42), (20, 62), (0, 3)):
+        cut = Item(item.example, item.features[:, start:stop], 0.4)
+        batch = model.collate([cut], ASR)
+        states, lengths = model.encoder_states(batch, -1)
+        assert int(lengths[0]) == int((batch["input_ids"] == model.conversation.audio_id).sum()) > 1
 
 
 def test_what_does_not_fit_is_told(model, examples, pair, text_only):

@@ -46,8 +46,9 @@ class QwenAudio(SpeechModel):
         self.conversation = Conversation(processor, self.system)
         self.mel = LogMel(processor.feature_extractor)
         self.full_seconds = self.mel.samples / self.mel.rate
+        self.fewest = -(-round(SHORTEST * self.mel.rate) // self.mel.hop)
         self.end_id = self.tokenizer.convert_tokens_to_ids(END_OF_TURN)
-        self.frames: dict[tuple, tuple[int, ...]] = {}  # audio -> log-mel frames of each recording
+        self.frames: dict[tuple, tuple[int, ...]] = {}  # pair of audio -> log-mel frames of each recording
 
     @property
     def device(self):
@@ -118,10 +119,13 @@ class QwenAudio(SpeechModel):
 
     def recordings(self, item) -> tuple[list[torch.Tensor], tuple[int, ...]]:
         """The features of each recording of an item, tail included, and their frames without it."""
-        if item.example.audio not in self.frames:  # features that another model of this family computed
-            self.features(item.example.audio, item.example.id)
-        counts = self.frames[item.example.audio]
-        return list(item.features.split([count + self.tail for count in counts], dim=1)), counts
+        audio, features = item.example.audio, item.features
+        if len(audio) == 1:  # perhaps a stretch of it
+            features = nn.functional.pad(features, (0, max(0, self.fewest + self.tail - features.shape[1])))
+            return [features], (features.shape[1] - self.tail,)
+        if audio not in self.frames:  # features that another model of this family computed
+            self.features(audio, item.example.id)
+        return list(features.split([count + self.tail for count in self.frames[audio]], dim=1)), self.frames[audio]
 
     def context_frames(self, seconds):
         return round(self.context.seconds(seconds, self.full_seconds) * self.mel.rate / self.mel.hop)
@@ -238,6 +242,23 @@ class QwenAudio(SpeechModel):
         return torch.stack([own.mean(0) for own in means.split(batch["recordings"])]).cpu()
 
     @torch.inference_mode()
+    def encoder_states(self, batch, layer):
+        depth = len(self.core.model.audio_tower.layers)
+        if not -1 <= layer <= depth:
+            raise SpeechMergeError(f"{self.source}: layer {layer} of an encoder of {depth}; expected 0 to {depth}, or -1")
+        if set(batch["recordings"]) != {1}:
+            raise SpeechMergeError(f"{self.source}: routers hear one recording per example, not {max(batch['recordings'])}")
+        if layer == -1:
+            states = self.encode(batch)
+        else:
+            counts = (batch["feature_attention_mask"].sum(-1) - 1) // 2 + 1
+            with first_layers(self.core.model.audio_tower, layer) as seen:
+                self.encode({name: value for name, value in batch.items() if name != "states"})
+            packed = seen[0].dim() == 2  # Qwen2.5-Omni's encoder knows no rows
+            states = seen[0].split(counts.tolist()) if packed else [row[:count] for row, count in zip(seen[0], counts)]
+        return nn.utils.rnn.pad_sequence(states, batch_first=True), torch.tensor([len(own) for own in states])
+
+    @torch.inference_mode()
     def generate(self, batch, task, num_beams=1):
         """Texts by greedy or beam search, up to the end of the turn. What the published generation_config.json says of
         sampling and of penalties for repetition is meant for chats and left out."""
@@ -286,3 +307,21 @@ class QwenAudio(SpeechModel):
                                  f"{', '.join(last)}")
             found += [full for full in spoken or own if full not in found]
         return found
+
+
+@contextlib.contextmanager
+def first_layers(tower, count: int):
+    """Within the block the encoder has its first `count` layers alone. Yields a list, into which go the states after them
+    (0: before the first)."""
+    layers, seen = tower.layers, []
+    tower.layers = layers[: max(count, 1)]
+    if count:
+        hook = layers[count - 1].register_forward_hook(
+            lambda _, inputs, output: seen.append(output[0] if isinstance(output, tuple) else output))
+    else:
+        hook = layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+        tower.layers = layers
