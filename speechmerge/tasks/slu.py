@@ -28,20 +28,21 @@ class SLU(Task):
     instruction = ("Which scenario, action and entities has the spoken command? Answer in this form: " +
                    encode(EXAMPLE, "json").replace("{", "{{").replace("}", "}}"))
     configurable = (*Task.configurable, "target_format")
-    target_format: str | None = None  # how frames are written; default: the first of FORMATS that the model can write
+    formats = FORMATS
+    target_format: str | None = None  # how frames are written; default: the first of `formats` that the model can write
     skip_missing = False  # True: utterances without a hypothesis are left out, as the published evaluator does
 
     def configure(self, **values):
         format = values.get("target_format")
-        if format not in (None, *FORMATS):
-            raise UsageError(f"--target-format {format!r}; {nearest(format, FORMATS)}")
+        if format not in (None, *self.formats):
+            raise UsageError(f"--target-format {format!r}; {nearest(format, self.formats)}")
         return super().configure(**values)
 
     def adapt(self, model):
         super().adapt(model)
-        possible = [name for name in FORMATS if model.writes(SIGNS[name])]
+        possible = [name for name in self.formats if model.writes(SIGNS[name])]
         if self.target_format is None and not possible:
-            raise SpeechMergeError(f"{model.source}: its tokens can write frames in none of {', '.join(FORMATS)}")
+            raise SpeechMergeError(f"{model.source}: its tokens can write frames in none of {', '.join(self.formats)}")
         if self.target_format not in (None, *possible):
             raise UsageError(f"--target-format {self.target_format}: {model.source} has no tokens for "
                              f"{SIGNS[self.target_format]}; it can write {', '.join(possible) or 'none'}")
@@ -57,8 +58,11 @@ class SLU(Task):
                 raise SpeechMergeError(f"{data.path / 'utt2slu'}:{id}: found {utterance.labels.get('slu')!r}, expected "
                                        '{"scenario":..,"action":..,"entities":[{"type":..,"filler":..}]}; prepare the '
                                        "data again")
-            found.append(self.example(utterance, encode(frame, "json"), self.prompt_of(data, utterance)))
+            found.append(self.example(utterance, self.target_of(data, utterance, frame), self.prompt_of(data, utterance)))
         return found
+
+    def target_of(self, data: DataDir, utterance, frame: dict) -> str:
+        return encode(frame, "json")
 
     def stratum(self, example):
         frame = decode(example.target, "json")
