@@ -12,8 +12,8 @@ espnet_version=202511 # the last one for Python 3.10 and 3.11
 # What `import espnet2.bin.s2t_inference` needs. hydra and opt_einsum belong to the S4 decoder, g2p_en, jamo, jaconv and
 # unidecode to text-to-speech, numba to librosa; all are imported, none but librosa (mel filters) works for OWSM.
 packages=(
-    "espnet==$espnet_version" einops espnet_tts_frontend g2p_en h5py humanfriendly hydra-core inflect jaconv jamo kaldiio
-    lazy_loader librosa nltk opt_einsum torch_complex typeguard unidecode
+    "espnet==$espnet_version" decorator einops espnet_tts_frontend g2p_en h5py humanfriendly hydra-core inflect jaconv jamo kaldiio
+    lazy_loader librosa msgpack nltk opt_einsum platformdirs pooch soxr torch_complex typeguard unidecode
     "antlr4-python3-runtime==4.9.3" # the version of hydra's grammar
 )
 resolved=(numba) # with its llvmlite, which must fit
@@ -55,7 +55,8 @@ works() { # from elsewhere, so that what is installed answers; g2p_en must not f
 import importlib.metadata, nltk
 assert importlib.metadata.version("espnet") == "$espnet_version"
 nltk.download = lambda *words, **options: False
-import espnet2.bin.s2t_inference
+import espnet2.bin.s2t_inference, librosa
+assert librosa.filters.mel(sr=16000, n_fft=512, n_mels=80).shape == (80, 257)
 PYTHON
 }
 
