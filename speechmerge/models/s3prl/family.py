@@ -19,6 +19,7 @@ from speechmerge.models.s3prl.ctc import beam_search, greedy, needed_frames, tex
 from speechmerge.models.s3prl.heads import FILE, HEADS, IGNORED, WEIGHTS, HeadSpec, make_head, read_head, save_head
 from speechmerge.models.s3prl.hub import PREFIX, RATE, load_hub, parse
 from speechmerge.models.s3prl.network import SHORTEST, Network, Waves, make_length_aware
+from speechmerge.models.s3prl.plain import fetched, plain_folder
 from speechmerge.registry import nearest
 
 CLASSES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
@@ -48,7 +49,7 @@ class Upstream(SpeechModel):
 
     @classmethod
     def find(cls, name):
-        return Path(name) if name.startswith(PREFIX) else None
+        return Path(name) if name.startswith(PREFIX) else fetched(name)
 
     @classmethod
     def load(cls, path, source, loading: Loading, context: Context):
@@ -60,10 +61,10 @@ class Upstream(SpeechModel):
                              "weights": ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                                          "pytorch_model.bin.index.json"]})
         kind = getattr(transformers, CLASSES[read_json(path / "config.json")["model_type"]])
-        core, notes = kind.from_pretrained(path, output_loading_info=True, **pretrained_options(loading))
-        if missing := sorted(set(notes["missing_keys"]) - {"masked_spec_embed"}):
-            raise SpeechMergeError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; is this a "
-                                   f"{kind.__name__}? copy the whole folder again")
+        plain = plain_folder(path, kind)
+        if plain != path:
+            path, source = plain, str(plain)
+        core = kind.from_pretrained(path, **pretrained_options(loading))
         for name, value in AS_FINE_TUNED.items():
             setattr(core.config, name, value)
         make_length_aware(core)
@@ -142,7 +143,7 @@ class Upstream(SpeechModel):
 
     def _save_upstream(self, folder: Path):
         """A plain upstream. Of layerdrop and masks, its config.json says what the base's says."""
-        self.core.save_pretrained(folder)
+        self.core.save_pretrained(folder, save_original_format=False)
         self.feature_extractor.save_pretrained(folder)
         before, now = read_json(self.path / "config.json"), read_json(folder / "config.json")
         for name in AS_FINE_TUNED:
@@ -232,14 +233,12 @@ class Upstream(SpeechModel):
         """Speaker verification learns the speakers of single utterances."""
         if task.kind != "verification":
             return task.examples(data)
-        from speechmerge.tasks.base import single_example
-
         self.check_task(task)
         found = []
         for id, utterance in sorted(data.utterances.items()):
             if utterance.speaker is None:
                 raise SpeechMergeError(f"{data.path / 'utt2spk'}: no speaker for utterance {id}; {task.name} learns them")
-            found.append(single_example(utterance, utterance.speaker))
+            found.append(task.example(utterance, utterance.speaker))
         return found
 
     def _head(self):
