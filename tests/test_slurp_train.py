@@ -1,5 +1,6 @@
 """Training as the audio LLM on SLURP is trained: text and speech mixed, a curriculum, samples while it learns."""
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 from tiny import tiny_tones, tiny_whisper
 from tiny_qwen import tiny_qwen2_audio
 
-from speechmerge.cli import main
+from speechmerge.cli import main, parse, verb_module
 from speechmerge.data.directory import NO_AUDIO, DataDir
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, write_text
@@ -192,3 +193,49 @@ def test_curriculum_on_an_audio_llm(tmp_path):
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 4
     assert main([*decode, "--data", str(tmp_path / "data"), "--inputs", "audio"]) == 0
     assert main(["score", "--exp-dir", str(tmp_path / "exp")]) == 0
+
+
+# --- the configurations of the recipe
+
+CONF = Path(__file__).resolve().parent.parent / "egs/slurp/conf"
+
+
+def options_of(*names, more=()):
+    module = verb_module("train")
+    configs = [word for name in names for word in ("--config", str(CONF / f"{name}.yaml"))]
+    return parse("train", module, [*configs, "--task", "slu", "--data", "x", *more])
+
+
+@pytest.mark.parametrize("name", ["text_only", "audio", "mix", "curriculum"])
+def test_the_settings_of_the_paper(name):
+    args = options_of(f"qwen2_audio_{name}")
+    assert (args.tuning, args.epochs, args.learning_rate, args.decay, args.warmup) == ("full", 3, 5e-6, "cosine", 0.04)
+    assert args.batch_size * args.accumulation == 128 and (args.precision, args.dtype) == ("bf16", "float32")
+    assert args.target_format == "compact" and args.model == "Qwen/Qwen2-Audio-7B-Instruct" and args.gradient_checkpointing
+    given = {"text_only": ("text", []), "audio": ("audio", []), "mix": (None, [("text", 1.0), ("audio", 0.05)]),
+             "curriculum": (None, [("audio", 0.05)])}
+    assert (args.inputs, args.mix) == given[name]
+    assert args.init_adapter == ("exp/slu/text_only" if name == "curriculum" else None)
+
+
+def test_the_lora_variant():
+    args = options_of("qwen2_audio_audio", "qwen2_audio_lora")
+    assert (args.tuning, args.targets, args.learning_rate, args.decay) == ("lora", ["decoder"], 1e-4, "cosine")
+
+
+@pytest.mark.slow
+def test_a_dry_run_on_text(tmp_path):
+    """The recipe's own configuration on a tiny network of the same class, four samples, one step; the encoder stays."""
+    qwen, data = tiny_qwen2_audio(tmp_path / "qwen"), slu_data(tmp_path / "slu", n=6)
+    write_text(data / "wav.scp", "".join(f"{line.split()[0]} -\n" for line in (data / "wav.scp").read_text().splitlines()))
+    shutil.rmtree(data / "wav")
+    assert main(["train", "--config", str(CONF / "qwen2_audio_text_only.yaml"), "--task", "slu", "--model", str(qwen), "--data",
+                 str(data), "--max-train-samples", "4", "--max-steps", "1", "--accumulation", "1", "--device", "cpu",
+                 "--learning-rate", "1e-2", "--warmup", "0", "--sample-steps", "1", "--exp-dir", str(tmp_path / "exp"),
+                 "--output-dir", str(tmp_path / "dry"), "--report-to"]) == 0
+    record = read_json(tmp_path / "dry/speechmerge.json")
+    assert (record["utterances"], record["step"], record["settings"]["inputs"]) == (4, 1, "text")
+    before, after = (load_model(folder, device="cpu").core.state_dict() for folder in (qwen, tmp_path / "dry"))
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and not any("audio_tower" in name or "multi_modal_projector" in name for name in changed)
+    assert "Transcript: wake me at" in (tmp_path / "dry/samples.jsonl").read_text()
