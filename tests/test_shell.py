@@ -97,7 +97,7 @@ def test_stages_by_number_and_name(options, expected):
     (["--tasks", ""], "--tasks is empty"),
     (["--splits="], "--splits is empty"),
     (["--merges", "no_such_merge"], "--merges: there is no conf/merge/no_such_merge.yaml"),
-    (["--routers", "x"], "--routers: there is no conf/route/x.yaml; there is: none"),
+    (["--routers", "x"], "--routers: there is no conf/route/x.yaml; there is: attention"),
 ])
 def test_wrong_usage(options, message, tmp_path):
     line = refused(*options)
