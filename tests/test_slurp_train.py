@@ -20,6 +20,7 @@ from speechmerge.tasks.frame import encode
 from speechmerge.train.mix import check_mix, training_examples
 from speechmerge.train.options import TrainOptions
 from speechmerge.train.run import train
+from speechmerge.train.samples import Samples
 
 READER = SimpleNamespace(source="reader", family="reader", reads_text=True, needs_instruction=True, writes=lambda text: True,
                          training_examples=lambda task, data: task.examples(data))
@@ -145,6 +146,24 @@ def test_starts_that_do_not_fit(base, tmp_path):
         run(other, tmp_path / "x", init_adapter=str(tmp_path / "first"))
 
 
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_curriculum_that_was_stopped_goes_on(base, tmp_path, monkeypatch, tuning):
+    """The weights come from the checkpoint then, not from the start; samples of the lost steps are written once."""
+    run(base, tmp_path / "first", tuning)
+    options = {"init_adapter": str(tmp_path / "first"), "max_steps": 4, "eval_steps": 1, "sample_steps": 1, "learning_rate": 1e-3}
+    whole, _ = run(base, tmp_path / "whole", tuning, **options)
+    decoded = Samples.decoded
+    monkeypatch.setattr(Samples, "decoded", lambda self, step: decoded(self, step) if step < 3 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(base, tmp_path / "again", tuning, **options)
+    monkeypatch.undo()
+    again, _ = run(base, tmp_path / "again", tuning, **options)
+    assert "going on from step 2" in (tmp_path / "again/train.log").read_text()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    steps = [row["step"] for _, row in read_json_lines(tmp_path / "again/samples.jsonl")]
+    assert steps == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+
+
 # --- samples
 
 def test_samples_are_logged_and_change_nothing(base, tmp_path):
@@ -159,8 +178,6 @@ def test_samples_are_logged_and_change_nothing(base, tmp_path):
 
 
 def test_samples_of_a_run_that_goes_on(tmp_path):
-    from speechmerge.train.samples import Samples
-
     write_text(tmp_path / "samples.jsonl", '{"step": 2, "id": "a"}\n{"step": 4, "id": "a"}\n')
     callback = Samples(SimpleNamespace(dev=[], train_dataset=SimpleNamespace(examples=[])), tmp_path)
     assert [row["step"] for row in callback.keep(3)] == [2] and callback.keep(0) == []

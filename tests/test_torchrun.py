@@ -126,3 +126,10 @@ def test_shards_and_torchrun_exclude_each_other(recipe, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(words(recipe, "exp", "--shard", "1/2")) == 2 and "use one of them" in capsys.readouterr().err
+
+
+def test_training_runs_in_one_process(recipe, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "--task", "kws", "--model", str(recipe / "base"), "--data", str(recipe / "data/kws/test")]) == 2
+    assert "train: runs in one process, found WORLD_SIZE 2; larger batches are made with --accumulation" in capsys.readouterr().err
