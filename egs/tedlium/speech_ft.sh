@@ -27,7 +27,7 @@ option mini bool false "spoken miniatures and the small upstream of egs/mini, in
 option model path facebook/hubert-base-ls960 "upstream: a folder or a name on the hub (HuBERT, wav2vec 2.0, WavLM)"
 option alphas words "0 0.25 0.5 0.75 1" "how far to go from the pre-trained upstream (0) to the fine-tuned one (1)"
 option baselines words "" "what to compare with: early (after a quarter and a half of the steps), l2, lora, dora"
-option superb_tasks words "phones asr kws speaker_id speaker_ver emotion intent slu" "tasks of the cross-task table"
+option superb_tasks words "phones asr kws speaker_id speaker_ver emotion intent slu" "tasks of the cross-task table; with --mini true those but asr and slu, for which the miniatures are too small"
 option superb_data words "" "their data, TASK=DIR with DIR/{train,dev,test}; default: that of the other recipes"
 option filterbanks bool true "also the same heads on filterbanks (s3prl:fbank), the zero of the anchored score"
 option lexicon path "" "of the phones, as librispeech-lexicon.txt; empty: espeak-ng's phones"
@@ -36,10 +36,11 @@ option exp_dir path exp/speech_ft "everything that is made from them"
 machine_options
 option prepare_args args "" "more arguments for prepare"
 option train_args args "" "more arguments for the fine-tuning"
-option head_options args "{}" "more options for the heads, such as {epochs:3}"
+option head_options args "{}" "more options for the heads, such as {epochs: 3}"
 
 check_options() {
     local name
+    if [[ $mini == true && -z ${option_given[superb_tasks]-} ]]; then superb_tasks="phones kws speaker_id speaker_ver emotion intent"; fi
     read -ra task_list <<<"$superb_tasks"
     if ((${#task_list[@]} == 0)); then usage_error "--superb-tasks is empty: name at least one"; fi
     for name in $alphas; do
@@ -127,9 +128,10 @@ do_train() {
             configs+=("conf/speech_ft/train_$name.yaml")
         fi
     done
-    words=(--task asr --model "$model" --data "$data_dir/asr/train" --dev "$data_dir/asr/dev" --config conf/speech_ft/train.yaml)
+    words=(--task asr --model "$model" --data "$data_dir/asr/train" --dev "$data_dir/asr/dev")
+    words+=(--config conf/speech_ft/train.yaml --config CONFIG)
     if [[ $mini == true ]]; then words+=(--config conf/mini/speech_ft/train.yaml); fi
-    words+=(--config CONFIG --exp-dir "$exp_dir" --name NAME --output-dir "$exp_dir/asr/NAME")
+    words+=(--exp-dir "$exp_dir" --name NAME --output-dir "$exp_dir/asr/NAME")
     words+=(--seed "$seed" --device "$device" --force "$force")
     add_words "$train_args"
     run_jobs "$train_cmd" "NAME=$(join "${names[@]}")" "CONFIG=$(join "${configs[@]}")" "$exp_dir/log/train.NAME.log" train "${words[@]}"

@@ -94,7 +94,7 @@ def task_folders(words, data) -> dict[str, str]:
 
 
 def check_names(args, upstreams):
-    """The anchors are among the upstreams."""
+    """The anchors are among the upstreams; the options of train are a mapping."""
     from speechmerge.errors import UsageError
     from speechmerge.registry import nearest
 
@@ -102,6 +102,9 @@ def check_names(args, upstreams):
         name = getattr(args, option)
         if name and name not in upstreams:
             raise UsageError(f"--{option} {name!r}; {nearest(name, upstreams)}")
+    options = args.train_options
+    if not isinstance(options, dict) or None in options.values():
+        raise UsageError(f"--train-options: found {options}, expected {{key: value, ...}} with a blank after each colon")
 
 
 def do_cell(args, folder, task: str, model: str, data) -> bool:

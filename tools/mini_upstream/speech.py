@@ -1,6 +1,6 @@
 """What the mini upstream hears: speech of the base voices in many languages, without any label.
 
-    python tools/mini_upstream/speech.py --work DIR [--nj 2]     # 14000 utterances, 7 hours of speech, 840 MB
+    python tools/mini_upstream/speech.py --work DIR [--nj 2]     # 14000 utterances, 6 hours of speech, 720 MB
 
 All voices are of the group `base` and all sentences of the train split (text.split_of), so nothing that a recipe trains
 or tests on is heard here. Half of the utterances have prosodies from all over espeak's scales, an eighth comes through a
