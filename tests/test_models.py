@@ -112,6 +112,21 @@ def test_greedy_generation_equals_a_naive_loop(model, examples):
         assert model.tokenizer.decode(ids[start:], skip_special_tokens=True).strip() == text
 
 
+@pytest.mark.parametrize("beams", [1, 4])
+def test_search_equals_that_of_transformers(base, model, examples, beams):
+    """Its own classes and encoder, given the same features and the same beginning; `language` by the prefix."""
+    from transformers import GenerationMixin
+
+    task, items = get_task("asr"), items_of(model, examples)[:5]
+    batch = model.collate(items, task, frames=200)
+    reference = WhisperForConditionalGeneration.from_pretrained(base).eval()
+    prefix = batch["decoder_input_ids"]
+    ids = GenerationMixin.generate(reference, batch["input_features"], decoder_input_ids=prefix, num_beams=beams,
+                                   do_sample=False, max_new_tokens=min(task.max_new_tokens, 64 - prefix.shape[1]))
+    expected = model.tokenizer.batch_decode(ids[:, prefix.shape[1] :], skip_special_tokens=True)
+    assert model.generate(dict(batch), task, num_beams=beams) == [text.strip() for text in expected]
+
+
 def test_label_scores_equal_a_teacher_forced_loop(model, examples, monkeypatch):
     task, items = get_task("kws"), items_of(model, examples)[:5]
     labels = ["yes", "light on", "stop it now", "a"]
@@ -215,6 +230,95 @@ def test_tokenizer_of_another_model(base, tmp_path):
     tokenizer.save_pretrained(folder)
     with pytest.raises(SpeechMergeError, match="do not belong together"):
         load_model(folder)
+
+
+def test_mel_bins_of_another_model(base, tmp_path):
+    folder = broken(base, tmp_path)
+    WhisperFeatureExtractor(128, hop_length=320, chunk_length=4).save_pretrained(folder)
+    with pytest.raises(SpeechMergeError, match="makes 128 mel bins, the network takes 80"):
+        load_model(folder)
+
+
+def test_tokenizer_without_the_merge_of_t(base, tmp_path, caplog):
+    """As the hub had them before February 2024: " t" is two tokens, so every word that begins with t is cut wrongly."""
+    from speechmerge.files import read_json, write_json
+
+    folder = broken(base, tmp_path)
+    tokenizer = read_json(folder / "tokenizer.json")
+    vocabulary = tokenizer["model"]["vocab"]
+    del vocabulary["ß"], vocabulary["ñ"]  # the network has no room for more tokens
+    vocabulary |= {"Ġ": 56, "Ġt": 55}
+    tokenizer["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    for merges, said in (([], True), ([["Ġ", "t"]], False)):
+        tokenizer["model"]["merges"] = merges
+        write_json(folder / "tokenizer.json", tokenizer)
+        caplog.clear()
+        load_model(folder, device="cpu")
+        assert ("lacks a merge" in caplog.text) == said
+
+
+# What the published sizes differ in
+
+
+def variant(base, folder, generation=None, **sizes):
+    """The tiny Whisper with another network: sizes as of WhisperConfig, and entries of generation_config.json."""
+    from transformers import WhisperConfig
+
+    shutil.copytree(base, folder)
+    torch.manual_seed(1)
+    network = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(base, **sizes))
+    network.generation_config = WhisperForConditionalGeneration.from_pretrained(base).generation_config
+    network.generation_config.update(**(generation or {}))
+    network.generation_config._from_model_config = False
+    for name, value in (generation or {}).items():
+        setattr(network.generation_config, name, value)
+    network.save_pretrained(folder)
+    mels = network.config.num_mel_bins
+    WhisperFeatureExtractor(mels, hop_length=320, chunk_length=4).save_pretrained(folder)
+    return folder
+
+
+VARIANTS = {"large-v3": {"num_mel_bins": 128}, "distil": {"decoder_layers": 1}, "turbo": {"num_mel_bins": 128, "encoder_layers": 3},
+            "base.en": {"generation": {"is_multilingual": False}}}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_go_the_whole_way(base, examples, tmp_path, name):
+    """Batches, loss and its gradient, greedy and beam search, label scores, at the network's own sizes."""
+    model = load_model(variant(base, tmp_path / name, **VARIANTS[name]), device="cpu", audio_context="dynamic")
+    task, items = get_task("asr"), items_of(model, examples)[:3]
+    told = ["<|en|>", "<|transcribe|>"] if name != "base.en" else []
+    assert model.tokenizer.convert_ids_to_tokens(model.prefix(task, "en")) == \
+        ["<|startoftranscript|>", *told, "<|notimestamps|>"]
+    batch = model.collate(items, task, training=True)
+    assert batch["input_features"].shape[1] == model.core.config.num_mel_bins
+    labels = batch.pop("labels")
+    model.unfreeze()
+    model.loss(model.module(**batch), labels).backward()
+    fixed = {"model.encoder.embed_positions.weight"}
+    silent = {n for n, p in model.core.named_parameters() if p.grad is None or not p.grad.abs().sum()}
+    assert {n for n in silent if not n.endswith("layer_norm.bias")} <= fixed
+    batch = model.collate(items, task, frames=200)
+    reference = WhisperForConditionalGeneration.from_pretrained(tmp_path / name).eval()
+    with torch.no_grad():
+        expected = reference(batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]).logits
+        assert torch.allclose(model.core.eval()(**{n: batch[n] for n in ("input_features", "decoder_input_ids")}).logits,
+                              expected, atol=1e-5)
+    assert len(model.generate(dict(batch), task)) == len(model.generate(dict(batch), task, num_beams=2)) == 3
+    assert model.score_labels(dict(batch), ["yes", "no"]).shape == (3, 2)
+
+
+def test_english_only_by_its_size_or_its_own_word(base, model, tmp_path):
+    """51864 tokens are openai's English models; generation_config.json is believed before the size."""
+    from speechmerge.models.whisper import ENGLISH_ONLY
+
+    assert model.multilingual
+    english = load_model(variant(base, tmp_path / "a", vocab_size=ENGLISH_ONLY), device="cpu")
+    assert not english.multilingual
+    own = variant(base, tmp_path / "b", {"is_multilingual": True}, vocab_size=ENGLISH_ONLY)
+    assert load_model(own, device="cpu").multilingual
+    with pytest.raises(SpeechMergeError, match="for English only cannot translate"):
+        english.prefix(get_task("st"), "de", None, "en")
 
 
 def test_bucket_batches_depend_on_seed_and_epoch_only():

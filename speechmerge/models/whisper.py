@@ -61,6 +61,7 @@ class Whisper(SpeechModel):
         extractor = AutoFeatureExtractor.from_pretrained(path)
         model = cls(module.to(pick_device(loading.device)).eval(), tokenizer, extractor, source, path, context)
         model.check_vocabulary()
+        model.check_merges()
         return model
 
     def check_vocabulary(self):
@@ -81,6 +82,13 @@ class Whisper(SpeechModel):
         if self.mel.full != frames:
             raise SpeechMergeError(f"{self.path}: preprocessor_config.json makes {self.mel.full} frames, the network "
                                    f"takes {frames}; copy both from the same model")
+
+    def check_merges(self):
+        """Warns of a tokenizer as the hub had it before February 2024, and as many copies still are: without the merge
+        of " t" all words that begin with t are cut as in no training, which fine-tuning then has to learn."""
+        if "Ġt" in self.vocabulary and self.text_ids(" t") != [self.vocabulary["Ġt"]]:
+            log.warning("%s/tokenizer.json lacks a merge (' t' is two tokens): words are cut as in no training; copy it "
+                        "again from the hub, or convert the model again (tools/convert_*_whisper.py)", self.path)
 
     # Audio
 
