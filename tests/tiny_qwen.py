@@ -68,7 +68,7 @@ def extractor(mels=MELS, seconds=SECONDS):
 
 def language_model(tokenizer) -> dict:
     """Settings of the text part. Weights are larger than published ones start, so that a small adapter can decide."""
-    return {"vocab_size": len(tokenizer) + 6, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    return {"vocab_size": len(tokenizer) + 6, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2}
 
 
@@ -100,7 +100,8 @@ def thinker_config(tokenizer) -> dict:
             "audio_token_index": ids["audio"], "image_token_index": ids["image"], "video_token_index": ids["video"],
             "audio_start_token_id": tokenizer.convert_tokens_to_ids("<|audio_bos|>"),
             "audio_end_token_id": tokenizer.convert_tokens_to_ids("<|audio_eos|>"),
-            "vision_start_token_id": tokenizer.convert_tokens_to_ids("<|vision_bos|>"), "model_type": "qwen2_5_omni_thinker"}
+            "vision_start_token_id": tokenizer.convert_tokens_to_ids("<|vision_bos|>"), "initializer_range": 0.2,
+            "model_type": "qwen2_5_omni_thinker"}
 
 
 def tiny_omni(dir, seed=0, full=False):

@@ -4,7 +4,7 @@ import importlib.util
 from speechmerge.errors import SpeechMergeError
 from speechmerge.models.base import Loading, pick_device, require_files
 
-UNQUANTIZED = ["lm_head", "audio_tower", "multi_modal_projector", "visual"]  # small beside the language model, and frozen
+UNQUANTIZED = ["lm_head", "model.audio_tower", "model.multi_modal_projector", "model.visual"]  # small, and they hear
 
 
 def require_model(path):
