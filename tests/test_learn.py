@@ -227,6 +227,24 @@ def test_goes_on_with_the_same_result(model, tones, adapters, tmp_path, monkeypa
     assert torch.equal(whole, again)
 
 
+@pytest.mark.parametrize("kind", ["adamerging", "supermerge"])
+def test_checkpointing_changes_memory_alone(model, tones, adapters, tmp_path, kind):
+    before = [parameter.clone() for parameter in model.core.parameters()]
+    found = [learned(model, tones, adapters, tmp_path / str(on), kind, gradient_checkpointing=on)[1] for on in (False, True)]
+    assert torch.allclose(*found, atol=1e-6) and not torch.allclose(found[0], found[0].mean())
+    assert "forward" not in vars(model.core.model.encoder.layers[0])
+    assert all(torch.equal(one, other) for one, other in zip(before, model.core.parameters()))
+
+
+def test_the_encoder_hears_once_for_all_labels(model, tones, monkeypatch):
+    calls = []
+    hook = model.core.model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    options = LEARNERS.get("adamerging")({"batch_size": 4}).values
+    TaskData("kws", get_task("kws"), DataDir.read(tones / "kws" / "dev"), model, options).batch(0).entropy()
+    hook.remove()
+    assert len(calls) == 1
+
+
 def test_early_stopping_and_the_best(model, tones, adapters, tmp_path):
     state, values, _ = learned(model, tones, adapters, tmp_path, "supermerge", variant="task_wise", steps=40, learning_rate=0.9,
                                   early_stopping_patience=3, early_stopping_warmup_steps=0, min_optimizer_steps_before_early_stop=5,

@@ -53,6 +53,7 @@ COMMON = (
     Parameter("dataloader_num_workers", int, 0, "known for old configs; features are computed once and kept", low=0),
     Parameter("dataloader_pin_memory", bool, True, "known for old configs"),
     Parameter("non_blocking_transfer", bool, True, "known for old configs"),
+    Parameter("gradient_checkpointing", bool, False, "compute activations again in the backward pass: less memory, more time"),
     Parameter("force_cpu", bool, False, "on the CPU in float32, although there is a GPU"),
 )
 

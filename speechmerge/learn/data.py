@@ -83,14 +83,15 @@ class Batch:
 
     def entropy(self) -> torch.Tensor:
         """Mean over the examples of H(p(label | x)), p from the log-likelihoods of all labels' texts."""
-        scores = torch.stack([self.log_likelihoods(label) for label in self.labels], dim=-1).log_softmax(-1)
+        heard = self.model.heard(self.inputs(self.items))
+        scores = torch.stack([self.log_likelihoods(label, heard) for label in self.labels], dim=-1).log_softmax(-1)
         return -(scores.exp() * scores).sum(-1).mean()
 
-    def log_likelihoods(self, label: str) -> torch.Tensor:
-        """[examples]: log p(label's text | x), summed over its tokens."""
+    def log_likelihoods(self, label: str, heard=None) -> torch.Tensor:
+        """[examples]: log p(label's text | x), summed over its tokens. heard: see SpeechModel.heard."""
         batch = self.inputs([replace(item, example=replace(item.example, target=label)) for item in self.items])
         labels = batch["labels"]
-        chosen = self.outputs(batch).logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        chosen = self.outputs({**batch, **(heard or {})}).logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         return (chosen * (labels >= 0)).sum(-1)
 
     def inputs(self, items) -> dict:

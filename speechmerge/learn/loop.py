@@ -4,6 +4,7 @@ Every update takes each task's loss and its gradient, lets the learner combine t
 state after every `save_steps` updates is on disk; a killed run goes on from there and ends with the same coefficients.
 """
 import contextlib
+import functools
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,10 @@ class Loop:
 
     def run(self) -> State:
         """The state at the end; its `parameters` give the coefficients."""
+        with checkpointed(self.bank.module) if self.options["gradient_checkpointing"] else contextlib.nullcontext():
+            return self.all_stages()
+
+    def all_stages(self) -> State:
         state = self.begun()
         if state.baselines is None and self.learner.needs_baselines:
             state.baselines = [self.baseline(name) for name in self.data]
@@ -139,9 +144,10 @@ class Loop:
             total, gradient = 0.0, torch.zeros_like(free)
             for turn in range(rounds):
                 coefficients = self.coefficients(free)
-                with self.bank.using(coefficients), self.precision():
-                    loss = self.learner.loss(self.data[name].batch(step * rounds + turn)) / rounds
-                gradient += torch.autograd.grad(loss, free)[0]
+                with self.bank.using(coefficients):  # backwards too: what was not kept is computed again
+                    with self.precision():
+                        loss = self.learner.loss(self.data[name].batch(step * rounds + turn)) / rounds
+                    gradient += torch.autograd.grad(loss, free)[0]
                 total += loss.item()
             losses.append(total)
             gradients.append(gradient)
@@ -169,3 +175,24 @@ class Loop:
     def enough(self, state: State) -> bool:
         patience = self.options["early_stopping_patience"]
         return bool(patience) and state.waited >= patience and state.step >= self.options["min_optimizer_steps_before_early_stop"]
+
+
+@contextlib.contextmanager
+def checkpointed(module):
+    """Within the block, the transformer layers of `module` keep their inputs alone for the backward pass and compute the
+    rest again: a third more time, a fraction of the memory. (transformers does it for models in training mode only.)"""
+    from torch.utils.checkpoint import checkpoint
+
+    layers = [layer for parent in module.modules() if isinstance(parent, torch.nn.ModuleList) for layer in parent if block_like(layer)]
+    for layer in layers:
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own shows again
+
+
+def block_like(layer) -> bool:
+    """A transformer layer, not a convolution or one of a handful of heads."""
+    return any(isinstance(part, torch.nn.Linear) for part in layer.modules()) and not isinstance(layer, torch.nn.Linear)

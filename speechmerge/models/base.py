@@ -195,6 +195,11 @@ class SpeechModel:
         """Mean cross-entropy per target token; with `num_items_in_batch` the sum divided by it (accumulation)."""
         raise NotImplementedError
 
+    def heard(self, batch: dict) -> dict:
+        """What of a training batch does not depend on the targets, computed once, with gradients: to be given in place of
+        it with other targets."""
+        return {}
+
     def embed(self, batch: dict):
         """Tensor (batch, d) on the CPU, float32: the encoder's last states, their mean over what holds sound."""
         raise NotImplementedError

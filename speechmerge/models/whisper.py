@@ -224,6 +224,9 @@ class Whisper(SpeechModel):
             batch["encoder_outputs"] = self.core.model.encoder(batch["input_features"].to(self.device))
         return batch["encoder_outputs"]
 
+    def heard(self, batch):
+        return {"encoder_outputs": self.core.model.encoder(batch["input_features"])}
+
     @torch.inference_mode()
     def embed(self, batch):
         states = self.encode(batch)[0].float()

@@ -7,7 +7,7 @@
 hubert            HuBERT-base (HubertModel, 94 M parameters, 378 MB), base and three fine-tuned, float32 and bfloat16
 wav2vec2          a CTC model of 14 layers and 1,900 units (Wav2Vec2ForCTC, 110 M, 440 MB), likewise; mergekit-yaml
                   reads it, too
-whisper-small     base and five LoRA of rank 16, alpha 32, on all 192 linear layers (folders that PEFT loads)
+whisper-small     base and eight LoRA of rank 16, alpha 32, on all 192 linear layers (folders that PEFT loads)
 whisper-large-v3  LoRA of rank 64 on all 512 linear layers, written module by module, without a base
 tiny              all of the above with a few layers, to try the scripts
 
@@ -214,7 +214,7 @@ def main():
             make_full(args.work, what)
         elif what == "whisper-small":
             make_whisper_base(args.work, "small")
-            make_adapters(args.work, "small", 5, 16, 32)
+            make_adapters(args.work, "small", 8, 16, 32)
         elif what == "whisper-large-v3":
             make_adapters(args.work, "large-v3", args.adapters, 64, 64, args.modules)
         else:
