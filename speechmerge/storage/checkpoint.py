@@ -14,6 +14,7 @@ from speechmerge.storage.torch_file import SUFFIXES, TorchFile, open_torch_file
 
 INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+BESIDE = ("adapter_model.safetensors", "head.safetensors")  # of a model
 NO_WEIGHTS = ("adapter_model.bin", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth")
 
 
@@ -88,7 +89,7 @@ def weight_files(folder: Path) -> list[Path]:
     for index in (INDEX, TORCH_INDEX):
         if (folder / index).is_file():
             return _indexed(folder / index)
-    found = sorted(path for path in folder.glob("*.safetensors") if path.name != "adapter_model.safetensors")
+    found = sorted(path for path in folder.glob("*.safetensors") if path.name not in BESIDE)
     if (folder / "model.safetensors") in found:
         return [folder / "model.safetensors"]
     if found:

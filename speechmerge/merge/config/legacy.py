@@ -12,7 +12,7 @@ and the configs of Speech-FT's merge_model.py:
     alpha: 0.25                     ->  method_params: {alpha: 0.25}
     base_model_name: models/hubert  ->  base: models/hubert
     finetune_model_paths: [a, b]    ->  adapters: [a, b]
-                                        save: full, merge_mode: union
+                                        save: full
 """
 import copy
 import sys
@@ -59,7 +59,7 @@ def _translate_speech_ft(config: dict, path) -> list[str]:
         raise UsageError(f"config {path}: merge_method: found {config['merge_method']!r}, expected 'linear', the one of "
                          "Speech-FT; other methods are chosen with the key `method`")
     old = {key: config.pop(key) for key in found}
-    new = {"method": "interpolate", "save": "full", "merge_mode": "union", "adapters": old.get("finetune_model_paths"),
+    new = {"method": "interpolate", "save": "full", "adapters": old.get("finetune_model_paths"),
            "base": _base_of(old.get("base_model_name")),
            "method_params": {"alpha": old["alpha"]} if "alpha" in old else None}
     for key, value in new.items():

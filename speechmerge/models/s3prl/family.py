@@ -346,6 +346,12 @@ class Upstream(SpeechModel):
         return ((states[:, -1].float() * heard[..., None]).sum(1) / lengths[:, None]).cpu()
 
     @torch.inference_mode()
+    def encoder_states(self, batch, layer):
+        """All blocks are computed, also those above `layer`; padding ends in no row's states."""
+        states, lengths = self.module.eval().body(batch["waves"].to(self.device), batch["lengths"].to(self.device), layer >= 0)
+        return states[:, layer], lengths
+
+    @torch.inference_mode()
     def _output(self, batch):
         return self._head().eval()(*self.encode(batch))
 
