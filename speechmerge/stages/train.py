@@ -122,9 +122,10 @@ def run(args):
     from speechmerge.distributed import alone
     from speechmerge.errors import UsageError
     from speechmerge.models.options import configured, model_from
+    from speechmerge.systems import register_adapter
     from speechmerge.tasks import get_task
+    from speechmerge.train.again import kept
     from speechmerge.train.mix import check_mix
-    from speechmerge.train.run import train
 
     alone("train", "larger batches are made with --accumulation, large models spread with --device-map auto")
     check_mix(args.mix)
@@ -139,8 +140,14 @@ def run(args):
     [task], name = configured([get_task(args.task)], [], args), args.name or args.task
     output_dir = Path(args.output_dir or Path(args.exp_dir) / args.task / name)
     data, dev = DataDir.read(args.data), DataDir.read(args.dev) if args.dev else None
-    record = train(model_from(args), task, data, dev, output_dir, options, name=name, exp_dir=args.exp_dir,
-                   reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
+    if record := kept(args, task, data, dev, output_dir, options):
+        register_adapter(args.exp_dir, name, output_dir, task.name)
+        record = {**record, "kept": True}
+    else:
+        from speechmerge.train.run import train  # with torch, which takes seconds
+
+        record = train(model_from(args), task, data, dev, output_dir, options, name=name, exp_dir=args.exp_dir,
+                       reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
     result = f"  dev {task.metric} {record['dev'][task.metric]:.4f}" if record["dev"] else ""
-    kept = "already trained with the same data and options (--force true trains again), " if record.get("kept") else ""
-    print(f"{output_dir}: {kept}{record['utterances']} utterances, step {record['step']} of {record['steps']}{result}")
+    before = "already trained with the same data and options (--force true trains again), " if record.get("kept") else ""
+    print(f"{output_dir}: {before}{record['utterances']} utterances, step {record['step']} of {record['steps']}{result}")

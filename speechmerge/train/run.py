@@ -14,24 +14,22 @@ from pathlib import Path
 from speechmerge.data.directory import DataDir
 from speechmerge.done import is_done, mark_done
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.files import atomic_dir, fingerprint, read_json, write_json, write_text
+from speechmerge.files import atomic_dir, read_json, write_json, write_text
 from speechmerge.models.base import SpeechModel
 from speechmerge.provenance import provenance
 from speechmerge.systems import register_adapter
+from speechmerge.train.again import RECORD, key_of
 from speechmerge.train.options import TrainOptions
 from speechmerge.train.start import origin, starting_from
 
 log = logging.getLogger(__name__)
-RECORD = "speechmerge.json"
 
 
 def run_key(model: SpeechModel, task, train: DataDir, dev: DataDir | None, options: TrainOptions) -> str:
-    """Of everything that decides the result of a run."""
+    """See train.again.key_of."""
     context = model.context
-    return fingerprint({"base": model.fingerprint(), "task": task.name, "train": train.fingerprint(),
-                        "dev": dev.fingerprint() if dev else None, "options": options.deciding(),
-                        "dtype": str(model.dtype), "context": [context.kind, context.minimum, context.step],
-                        **({"settings": task.settings()} if task.settings() else {}), **origin(options)})
+    return key_of(model.fingerprint(), str(model.dtype), [context.kind, context.minimum, context.step], task,
+                  task.settings(), train, dev, options, origin(options))
 
 
 def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | None, output_dir, options: TrainOptions,
