@@ -52,8 +52,9 @@ def write_vocabulary(path: Path) -> list[str]:
     times = [f"<{0.02 * i:.2f}>" for i in range(SECONDS * 50 + 1)]
     symbols = SPECIAL + times
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(WORDS * 3 + [" ".join("abcdefghijklmnopqrstuvwxyz0123456789'?")]), model_prefix=str(path)[:-6], vocab_size=len(symbols) + 90,
-        model_type="unigram", user_defined_symbols=symbols, minloglevel=2, hard_vocab_limit=False, character_coverage=1.0)
+        sentence_iterator=iter(WORDS * 3 + [" ".join("abcdefghijklmnopqrstuvwxyz0123456789'?")]),
+        model_prefix=str(path)[:-6], vocab_size=len(symbols) + 90, model_type="unigram", user_defined_symbols=symbols,
+        minloglevel=2, hard_vocab_limit=False, character_coverage=1.0)
     path.with_suffix(".vocab").unlink()
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
     own = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
@@ -64,7 +65,7 @@ def write_vocabulary(path: Path) -> list[str]:
 def write_statistics(path: Path):
     random = np.random.default_rng(0)
     mean = -8 + random.normal(0, 1, MELS)
-    np.savez(path, count=1000, sum=1000 * mean, sum_square=1000 * (mean ** 2 + 9.0))
+    np.savez(path, count=1000, sum=1000 * mean, sum_square=1000 * (mean ** 2 + 9))
 
 
 def tiny_config(tokens: list[str], layers: int, size: int) -> dict:
@@ -104,14 +105,18 @@ def make(folder: Path, config: dict, seed: int):
     return network
 
 
-def speech2text(folder, **options):
-    """espnet2's Speech2Text of a folder that `tiny_owsm` or `save` wrote, with paths made absolute as ESPnet's zoo does."""
+def speech2text(folder, resources=None, **options):
+    """espnet2's Speech2Text of a folder that `tiny_owsm` or `save` wrote, with paths made absolute as ESPnet's zoo does.
+
+    resources: the folder that has vocabulary and statistics, where it is another.
+    """
     from espnet2.bin.s2t_inference import Speech2Text
 
-    folder = Path(folder)
+    folder, resources = Path(folder), Path(resources or folder)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    config["bpemodel"] = str(folder / Path(config["bpemodel"]).name)
-    config["normalize_conf"] = {"stats_file": str(folder / Path(config["normalize_conf"]["stats_file"]).name)}
-    (folder / "absolute.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    config["bpemodel"] = str(resources / Path(config["bpemodel"]).name)
+    config["normalize_conf"] = {"stats_file": str(resources / Path(config["normalize_conf"]["stats_file"]).name)}
+    named = folder.with_name(folder.name + ".yaml")
+    named.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     weights = next(path for path in folder.iterdir() if path.suffix == ".pth")
-    return Speech2Text(folder / "absolute.yaml", weights, **options)
+    return Speech2Text(named, weights, **options)

@@ -3,6 +3,8 @@
 The decoder reads `<sos> <LANGUAGE> <TASK> <notimestamps>` (`<ita> <asr>`, `<hin> <st_eng>`), and before that, where there
 is a prompt, `<sop> prompt`: ESPnet's previous text. OWSM has symbols for transcription and translation alone; other
 tasks are told by the prompt and answered as text. The spoken language is the symbol that it predicts after `<sos>`.
+
+Decoding is under no_grad, not inference_mode: espnet2 keeps position tables between calls, which training goes on with.
 """
 import contextlib
 import copy
@@ -178,7 +180,7 @@ class Owsm(SpeechModel):
 
     # Decoding
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, batch):
         """States (batch, positions, d); kept in the batch, so that generation and label scoring share them."""
         if "states" not in batch:
@@ -186,16 +188,16 @@ class Owsm(SpeechModel):
             batch["states"] = self.core.encode_features(batch["features"].to(self.device).transpose(1, 2))
         return batch["states"]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, batch):
         return mean_heard(self.encode(batch).float(), batch["heard"]).cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encoder_states(self, batch, layer):
         states = self.encode(batch) if layer == -1 else self.core.layer_states(batch["features"].to(self.device), layer)
         return states, (batch["heard"].to(states.device) * states.shape[1]).ceil().long()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(self, batch, task, num_beams=1):
         from speechmerge.models.owsm.search import search, search_with_ctc
 
@@ -203,7 +205,7 @@ class Owsm(SpeechModel):
         if predicts_language(task):
             return self.spoken_languages(states, prefix)
         if self.ctc_weight > 0.0:
-            answers = search_with_ctc(self.core, states, prefix, self.symbols, num_beams, self.ctc_weight)
+            answers = search_with_ctc(self.core, states, prefix, self.symbols, num_beams, self.ctc_weight, task.max_new_tokens)
         else:
             first, last = self.symbols.times
             never = torch.arange(first, last + 1, device=self.device)
@@ -219,7 +221,7 @@ class Owsm(SpeechModel):
         best = logs[:, [self.symbols.languages[name] for name in names]].argmax(-1)
         return [languages.short(names[index]) for index in best.tolist()]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score_labels(self, batch, labels):
         from speechmerge.models.owsm.search import score
 

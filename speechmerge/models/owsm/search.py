@@ -103,7 +103,7 @@ class Beam:
         return max(self.ended, key=lambda hypothesis: hypothesis[0], default=(0.0, 0, []))[2]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def search(decoder, states, prefix, never: torch.Tensor, eos: int, beams: int, most: int) -> list[list[int]]:
     """The answers (token ids without end) of a batch.
 
@@ -134,7 +134,7 @@ def search(decoder, states, prefix, never: torch.Tensor, eos: int, beams: int, m
     return [beam.best() for beam in kept]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score(decoder, states, prefix, targets: list[list[int]], most_bytes: int) -> torch.Tensor:
     """Mean log-probability per token (batch, targets) on the CPU; targets end with their end token.
 
@@ -159,9 +159,12 @@ def score(decoder, states, prefix, targets: list[list[int]], most_bytes: int) ->
     return torch.cat(found, dim=1)
 
 
-@torch.inference_mode()
-def search_with_ctc(network, states, prefix, symbols, beams: int, weight: float) -> list[list[int]]:
-    """The same by espnet's own search, one utterance at a time, with CTC prefix scores of this weight."""
+@torch.no_grad()
+def search_with_ctc(network, states, prefix, symbols, beams: int, weight: float, most: int) -> list[list[int]]:
+    """The same with CTC prefix scores of this weight, by espnet's own steps, one utterance at a time.
+
+    Its CTC counts the prefix as if it were spoken: prefix and answer together are no longer than the positions heard.
+    """
     from espnet2.bin.s2t_inference import ScoreFilter
     from espnet.nets.batch_beam_search import BatchBeamSearch
     from espnet.nets.scorers.ctc import CTCPrefixScorer
@@ -169,13 +172,26 @@ def search_with_ctc(network, states, prefix, symbols, beams: int, weight: float)
     size = len(network.token_list)
     only = ScoreFilter(symbols.no_time, *symbols.times, network.sos, network.eos, size).to(states.device)
     scorers = {"decoder": network.decoder, "ctc": CTCPrefixScorer(network.ctc, network.eos), "scorefilter": only}
-    found = BatchBeamSearch(
+    beam = BatchBeamSearch(
         scorers, {"decoder": 1.0 - weight, "ctc": weight, "scorefilter": 1.0}, beams, size, network.sos, network.eos,
         pre_beam_score_key=None if weight == 1.0 else "full",
     ).to(states.device).eval()
-    answers = []
-    for heard, told in zip(states, prefix.tolist()):
-        found.set_hyp_primer(told)
-        best = found(x=heard)[0].yseq.tolist()[len(told) :]
-        answers.append([token for token in best if token != network.eos])
-    return answers
+    most = min(most, states.shape[1] - prefix.shape[1])
+    if most < 1:
+        raise SpeechMergeError(f"a prefix of {prefix.shape[1]} tokens, {states.shape[1]} positions heard: with a CTC weight the "
+                               "prompt must be shorter than the audio; use --audio-context full, a shorter prompt or no CTC")
+    return [_spelled(beam, heard, told, most, network.eos) for heard, told in zip(states, prefix.tolist())]
+
+
+def _spelled(beam, heard, told: list[int], most: int, eos: int) -> list[int]:
+    """BatchBeamSearch.forward with a limit of its own beside the end detection."""
+    from espnet.nets.e2e_asr_common import end_detect
+
+    beam.set_hyp_primer(told)
+    running, ended = beam.init_hyp(heard), []
+    for step in range(most):
+        running = beam.post_process(step, most, 0, 0.0, beam.search(running, heard), ended)
+        if not len(running) or end_detect([hypothesis.asdict() for hypothesis in ended], step):
+            break
+    best = max(ended, key=lambda hypothesis: hypothesis.score).yseq.tolist()[len(told) :]
+    return [token for token in best if token != eos]
