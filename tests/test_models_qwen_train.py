@@ -239,3 +239,42 @@ def test_the_verbs(base, data, tmp_path, capsys):
     found = {path.parent.parent.name: read_json(path)["generation"]["value"] for path in folder.rglob("score.json")}
     assert len(found) == 4 and found["kws"] == 1.0 > found["base"]
     assert (folder / "scores_test.json").is_file()
+
+
+def test_trials_are_two_recordings_in_one_conversation(base, tmp_path):
+    data = DataDir.read(tiny_tones(tmp_path / "data", task="speaker_ver", n=6))
+    model, task = load_model(base, device="cpu"), get_task("speaker_ver")
+    train(model, task, data, data, tmp_path / "exp/v", TrainOptions(**{**STEPS, "max_steps": 2, "eval_steps": 2, "time_masks": 1,
+                                                                   "frequency_masks": 1, "speeds": (0.9, 1.1)}), exp_dir=tmp_path / "exp")
+    other = load_model(base, device="cpu")
+    examples = task.examples(data)
+    with other.adapter(tmp_path / "exp/v"):
+        found = [h for batch in hypotheses(other, task, examples, task.labels(data)) for h in batch]
+    assert {h.id for h in found} == {e.id for e in examples} and all(h.score is not None for h in found)
+    told = other.tokenizer.decode(other.prefix_of(examples[0], task, (20, 40)))
+    assert told.count("<|audio_bos|>") == 2 and told.count("<|AUDIO|>") == 5 + 10
+
+
+@pytest.mark.parametrize("inputs", ["text", "audio+text"])
+def test_transcripts_in_the_prompt(base, data, tmp_path, inputs):
+    model, task = load_model(base, device="cpu"), get_task("intent").configure(inputs=inputs)
+    record = train(model, task, data["intent"], data["intent"], tmp_path / "a", TrainOptions(**STEPS), exp_dir=tmp_path)
+    assert record["dev"]["accuracy"] == 1.0 and record["settings"]["inputs"] == inputs
+    examples = task.examples(data["intent"])
+    told = model.told(examples[0], task)
+    assert data["intent"].utterances[examples[0].id].text in told
+    assert len(examples[0].audio) == (inputs != "text")
+
+
+def test_texts_and_recordings_in_one_batch(model, data):
+    """A mixture of inputs: the audio of each row stands in its own places."""
+    heard = get_task("intent").configure(inputs="audio")
+    read = get_task("intent").configure(inputs="text")
+    for task in (heard, read):
+        task.adapt(model)
+    audio, text = heard.examples(data["intent"])[:2], read.examples(data["intent"])[:2]
+    labels = heard.labels(data["intent"])
+    mixed = [text[0], audio[0], text[1], audio[1]]
+    together = model.score_labels(model.collate(items_of(model, mixed), heard), labels)
+    for example, row in zip(mixed, together):
+        assert torch.allclose(model.score_labels(model.collate(items_of(model, [example]), heard), labels)[0], row, atol=1e-3)
