@@ -42,7 +42,7 @@ def test_ours_beside_plain_scripts(made, tmp_path):
     run("models.py", "--model", made / "base", "--data", made / "data" / "en" / "test", "--work", tmp_path / "work",
         "--results", tmp_path, "--runs", "1", "--steps", "1", "--utterances", "8")
     rows = json.loads((tmp_path / "models.json").read_text())["rows"]
-    assert len(rows) == 6 and {row["unit"] for row in rows.values()} == {"step", "utterance"}
+    assert len(rows) == 6 and {row["unit"] for row in rows.values()} == {"step of 8", "utterance, of 8"}
     for name, row in rows.items():  # equal texts, and equal losses of the first step, where both hear the same
         assert row["difference"] == (None if "dynamic" in name else ""), (name, row["difference"])
         assert min(row["ours"] + row["plain"]) > 0

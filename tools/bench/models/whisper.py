@@ -41,8 +41,8 @@ def pairs(args) -> list[Pair]:
     for name, context, seconds, same in ((f"both {bench.full} s", full, None, True),
                                          (f"both cut to {bench.cut} s", cut, bench.cut, True),
                                          (f"dynamic from {bench.cut} s, beside {bench.full} s", cut, None, False)):
-        made.append(Pair(f"decoding, {name}", "utterance", *bench.decoding(context, seconds), same_texts if same else None))
-        made.append(Pair(f"training, {name}", "step", *bench.training(context, seconds), same_loss if same else None))
+        made.append(Pair(f"decoding, {name}", f"utterance, of {bench.count}", *bench.decoding(context, seconds), same_texts if same else None))
+        made.append(Pair(f"training, {name}", f"step of {args.batch_size}", *bench.training(context, seconds), same_loss if same else None))
     return made
 
 
@@ -66,12 +66,16 @@ class Bench:
         examples = self.task.examples(DataDir.read(args.data))
         self.examples = [example for example in examples if audio_seconds(example) <= min(args.longest, self.cut)]
 
+    @property
+    def count(self) -> int:
+        return min(self.args.utterances, len(self.examples))
+
     def training(self, context: dict, seconds: int | None):
         ours, plain = functools.cache(lambda: OurTraining(self, context)), functools.cache(lambda: PlainTraining(self, seconds))
         return lambda: ours().run(), lambda: plain().run()
 
     def decoding(self, context: dict, seconds: int | None):
-        examples = self.examples[: self.args.utterances]
+        examples = self.examples[: self.count]
         ours = functools.cache(lambda: load_model(self.args.model, device="cpu", **context))
         plain = functools.cache(lambda: PlainDecoding(self, seconds))
         return lambda: self.decode(ours(), examples), lambda: plain().run(examples)
