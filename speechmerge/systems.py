@@ -46,9 +46,9 @@ def known_adapters(exp_dir) -> dict[str, System]:
 
 
 def _path(path: str, exp_dir) -> str:
-    """Paths are as seen from the recipe's folder; from elsewhere they are looked up beside the experiment folder."""
-    beside = Path(exp_dir).parent / path
-    return str(beside) if not Path(path).is_dir() and beside.is_dir() else path
+    """Paths are as seen from the recipe's folder; from elsewhere they are looked up in the folders around the experiment."""
+    around = [parent / path for parent in Path(exp_dir).absolute().parents]
+    return str(next((place for place in (Path(path), *around) if place.is_dir()), path))
 
 
 def known_merges(exp_dir) -> dict[str, System]:
@@ -69,10 +69,12 @@ def known_merges(exp_dir) -> dict[str, System]:
     return named
 
 
-def known_routed(exp_dir) -> dict[str, System]:
-    """Routed systems by name; those whose adapters are gone raise SpeechMergeError."""
+def known_routed(exp_dir, names=("all",)) -> dict[str, System]:
+    """Routed systems that `names` (with `all` and `routed`) ask for; SpeechMergeError where their adapters are gone."""
     adapters, found = {name: system.path for name, system in known_adapters(exp_dir).items()}, {}
     for name, entry in routes.known_routings(exp_dir).items():
+        if not {name, "all", "routed"} & set(names):
+            continue
         routing = routes.with_folders(entry, exp_dir, adapters)
         found[name] = System(name, "routed", routing["router"], None, entry["strategy"], entry["options"], routing)
     return found
@@ -81,7 +83,7 @@ def known_routed(exp_dir) -> dict[str, System]:
 def find_systems(names, exp_dir) -> list[System]:
     """`names`: base, names of adapters, tags of merges, names of routed systems, folders, `adapters`, `merged`, `routed`,
     `all`. Each once, in order."""
-    adapters, merges, routed = known_adapters(exp_dir), known_merges(exp_dir), known_routed(exp_dir)
+    adapters, merges, routed = known_adapters(exp_dir), known_merges(exp_dir), known_routed(exp_dir, names)
     base = System(BASE, "base")
     groups = {"all": [base, *adapters.values(), *merges.values(), *routed.values()], "adapters": list(adapters.values()),
               "merged": list(merges.values()), "routed": list(routed.values())}

@@ -33,6 +33,8 @@ def fit(classifier, states: list[torch.Tensor], targets: list[int], dev_states, 
     states: [t, d] of each stretch; targets: index of its label.
     """
     classifier.standardise(states)
+    if classifier.only_mean:
+        states, dev_states = ([rows.mean(0, keepdim=True) for rows in part] for part in (states, dev_states))
     draws = torch.Generator().manual_seed(options.seed)
     shares = sampling_shares(targets, options.balanced)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)

@@ -15,10 +15,10 @@ def known_routings(exp_dir) -> dict[str, dict]:
 
 
 def router_folder(routing: dict, exp_dir) -> Path:
-    """Paths are as seen from the recipe's folder; from elsewhere they are looked up beside the experiment folder."""
+    """As the path is seen from here or from a folder around the experiment folder, such as the recipe's."""
     folder = Path(routing["router"])
-    beside = Path(exp_dir).parent / folder
-    folder = beside if not folder.is_dir() and beside.is_dir() else folder
+    around = [parent / folder for parent in Path(exp_dir).absolute().parents]
+    folder = next((path for path in (folder, *around) if path.is_dir()), folder)
     if not (folder / RECORD).is_file():
         raise SpeechMergeError(f"{Path(exp_dir) / INDEX}: the router {folder} is not there; run speechmerge train-router "
                                f"--output-dir {folder}")

@@ -14,6 +14,7 @@ class Classifier(nn.Module):
     """
 
     parameters_of: dict = {}
+    only_mean = False  # does nothing but the mean over time count? Then training needs no more than that
 
     def __init__(self, dimension: int, labels: int, dropout: float = 0.2, **options):
         super().__init__()

@@ -7,6 +7,7 @@ class Linear(Classifier):
     """The mean over time, then a linear layer; with `hidden` a perceptron of these widths."""
 
     parameters_of = {"hidden": []}
+    only_mean = True
 
     def build(self, labels, hidden):
         self.out = perceptron(self.dimension, hidden, labels, self.dropout)
