@@ -333,4 +333,4 @@ def test_list_of_tasks(capsys):
     decided = {"asr": "wer, lower", "emotion": "accuracy, higher", "slu": "slu_f1, higher", "speech_qa": "f1, higher",
                "st": "bleu, higher", "speaker_ver": "eer, lower"}
     assert all(found[task].startswith(f"metric {metric} is better") for task, metric in decided.items())
-    assert len(found) == 10
+    assert len(found) == 12

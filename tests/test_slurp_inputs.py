@@ -5,6 +5,7 @@ import pytest
 from tiny import tiny_tones
 from types import SimpleNamespace
 
+from speechmerge.cli import main
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, write_json, write_text
@@ -107,3 +108,22 @@ def test_predictions_for_the_official_evaluator(data, tmp_path):
     assert slurp_predictions(folder / "predictions.jsonl", by_prompt=True).keys() == {"7", "8"}
     score = read_json(folder / "score.json")["generation"]
     assert (score["n"], score["n_missing"], score["intent_f1"]) == (3, 1, pytest.approx(1 / 3))
+
+
+def test_the_report_reads_answers_about_transcripts(data, tmp_path):
+    """Data without audio, answers in another format than the default: the example is right, and shown as it was written."""
+    ids = sorted(DataDir.read(data).utterances)
+    write_text(data / "wav.scp", "".join(f"{id} -\n" for id in ids))
+    (data / "utt2dur").unlink()
+    folder = tmp_path / "exp/decode/test/base/slu"
+    write_text(folder / "hyp", "".join(f"{id} {encode(frame, 'compact')}\n" for id, frame in zip(ids, FRAMES)))
+    write_json(folder / "decode.json", {"task": "slu", "data": str(data), "key": "k", "system": {"name": "base", "kind": "base"},
+                                        "settings": {"target_format": "compact", "inputs": "text"}, "model": {}, "split": "test"})
+    exp, root = str(tmp_path / "exp"), str(tmp_path / "data")
+    assert main(["score", "--exp-dir", exp, "--repetitions", "10"]) == 0
+    assert main(["report", "--exp-dir", exp, "--data", root, "--split", "test", "--dev-split", "test", "--output-dir",
+                 str(tmp_path / "report")]) == 0
+    page = next((tmp_path / "report").glob("*.html")).read_text()
+    assert "at 0" in page and "{&#34;time&#34;:&#34;at 0&#34;}" in page
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert rows[0] == {"slurp_id": "7", **FRAMES[0], "raw_output": encode(FRAMES[0], "compact")}

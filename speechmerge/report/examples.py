@@ -10,6 +10,7 @@ import io
 from dataclasses import dataclass
 
 from speechmerge.errors import SpeechMergeError
+from speechmerge.files import read_json
 from speechmerge.report.tables import Results, System, TaskInfo
 from speechmerge.scoring import read_hypotheses
 
@@ -151,11 +152,11 @@ def task_examples(
     from speechmerge.data.directory import DataDir
     from speechmerge.tasks import get_task
 
-    task, data = get_task(info.task), DataDir.read(data_dir)
+    systems = [system for system in results.systems if results.cell("generation", system.name, info.name)]
+    task, data = get_task(info.task).configure(**decoded_with(results, systems, info)), DataDir.read(data_dir)
     if task.kind == "transcription":
         task.normaliser = results.record.get("normaliser", "basic")
     labels, examples = task.labels(data), {example.id: example for example in task.examples(data)}
-    systems = [system for system in results.systems if results.cell("generation", system.name, info.name)]
     base = next((system for system in systems if system.kind == "base"), None)
     single = next((system for system in systems if system == results.adapter_of(info.name)), None)
     merge = merge if merge in systems else systems[-1]
@@ -179,6 +180,12 @@ def task_examples(
 def _show(example, reference: str, group: str, lines: list[Line], audio: Audio) -> Shown:
     uris = tuple(uri for path in example.audio if (uri := audio.uri(path)))
     return Shown(example.id, group, reference, example.language, uris, tuple(lines))
+
+
+def decoded_with(results: Results, systems, info: TaskInfo) -> dict:
+    """The task's settings (target format, inputs) with which the first system was decoded; the others agree with it."""
+    records = [results.decode_dir(system.name, info.name) / "decode.json" for system in systems]
+    return read_json(records[0]).get("settings", {}) if records and records[0].is_file() else {}
 
 
 def _lines(folder, system: System, task, examples: dict, labels) -> dict[str, Line]:
