@@ -16,7 +16,8 @@ HEADS = "{max_steps: 3, eval_steps: 3, batch_size: 8, head_size: 16, head: mean}
 
 def recipe(*words) -> subprocess.CompletedProcess:
     command = [ROOT / "egs/tedlium/speech_ft.sh", *words]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,10 @@ def finished(tmp_path_factory):
     for split, count in (("train", 12), ("dev", 6), ("test", 9)):
         tiny_tones(folder / "data/asr" / split, task="asr", n=count, seed=count)
         tiny_tones(folder / "kws" / split, task="kws", n=count, seed=count)
-    words = ["--mini", "true", "--stage", "train", "--model", model, "--data-dir", folder / "data", "--exp-dir", folder / "exp",
-             "--alphas", "0 0.25 1", "--baselines", "early", "--superb-tasks", "kws", "--superb-data", f"kws={folder}/kws",
+        tiny_tones(folder / "ver" / split, task="speaker_ver", n=count, seed=count)
+    words = ["--mini", "true", "--stage", "train", "--model", model, "--data-dir", folder / "data",
+             "--exp-dir", folder / "exp", "--alphas", "0 0.25 1", "--baselines", "early",
+             "--superb-tasks", "kws speaker_ver", "--superb-data", f"kws={folder}/kws speaker_ver={folder}/ver",
              "--train-args", FT_ARGS, "--head-options", HEADS, "--nj", "2"]
     done = recipe(*words)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -41,6 +44,7 @@ def test_all_stages(finished):
     results = json.loads((folder / "exp/superb/superb.json").read_text())
     assert list(results["upstreams"]) == ["alpha0", "alpha0.25", "alpha1", "early_2", "fbank"]
     assert all(0 <= cell["kws"]["values"]["accuracy"] <= 1 and cell["kws"]["n"] == 9 for cell in results["cells"].values())
+    assert all(0 <= cell["speaker_ver"]["values"]["eer"] <= 1 for cell in results["cells"].values())
     assert results["anchored"]["low"] == "fbank" and (folder / "exp/superb/superb.png").is_file()
     assert "| alpha0.25 |" in done.stdout
 

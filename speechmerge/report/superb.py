@@ -11,7 +11,7 @@ from speechmerge.report.figure import curve_style, png
 from speechmerge.report.results_md import table
 
 ALPHA = re.compile(r"alpha(\d+(?:\.\d+)?)")
-NAMES = {"per": "PER", "wer": "WER", "eer": "EER", "accuracy": "accuracy", "slot_type_f1": "slot F1", "slot_value_cer": "slot CER"}
+NAMES = {"per": "PER", "wer": "WER", "eer": "EER", "slot_type_f1": "slot F1", "slot_value_cer": "slot CER"}
 MINI = ("The references of the SUPERB score are of SUPERB's own corpora. On other data its size means nothing; the order of "
         "upstreams does.")
 THEIRS = {ours: task for task, (ours, _) in OURS.items()}  # {task here: SUPERB's name}
@@ -36,13 +36,14 @@ def write_results(exp_dir, upstreams: dict[str, str], tasks: list[str], low=None
 def read_cell(folder: Path) -> dict:
     """One upstream on one task: metrics as fractions, the 95 % interval of the deciding one."""
     if not (folder / "scores.json").is_file():
-        raise SpeechMergeError(f"{folder}: not done yet (no scores.json); run the same command without --shard, or the other shards")
+        raise SpeechMergeError(f"{folder}: not done yet (no scores.json); run the same command without --shard, or the "
+                               "other shards")
     record = read_json(folder / "scores.json")
     found = record["generation"] or record["labels"]
     theirs = THEIRS.get(record["task"])
     wanted = [record["metric"], *(OURS[theirs][1].values() if theirs else ())]
-    return {"task": record["task"], "metric": record["metric"], "n": record["n"], "ci": found["ci"], "ci_unit": found["ci_unit"],
-            "values": {metric: found[metric] for metric in dict.fromkeys(wanted)}}
+    return {"task": record["task"], "metric": record["metric"], "n": record["n"], "ci": found["ci"],
+            "ci_unit": found["ci_unit"], "values": {metric: found[metric] for metric in dict.fromkeys(wanted)}}
 
 
 def superb_row(cells: dict[str, dict]) -> dict[str, dict[str, float]]:
@@ -84,7 +85,8 @@ def markdown(results: dict) -> str:
     if anchors and anchors["left_out"]:
         notes.append(f"Not in the last column, since {anchors['high']} is no better than {anchors['low']} there: "
                      f"{', '.join(anchors['left_out'])}.")
-    return "\n\n".join([table(header, rows), *notes, f"`{results['command']}` (seed {results['seed']}, commit {results['commit']})"]) + "\n"
+    origin = f"`{results['command']}` (seed {results['seed']}, commit {results['commit']})"
+    return "\n\n".join([table(header, rows), *notes, origin]) + "\n"
 
 
 def heading(task: str, cell: dict) -> str:
@@ -126,11 +128,13 @@ def draw_curve(points, cells, tasks) -> bytes:
     for place, task in enumerate(tasks):
         axes, found = figure.add_subplot(rows, columns, place + 1), [cells[name][task] for _, name in points]
         values = [100 * cell["values"][cell["metric"]] for cell in found]
-        axes.fill_between(alphas, *([100 * cell["ci"][side] for cell in found] for side in (0, 1)), color="#d5d9de", zorder=1)
+        low, high = ([100 * cell["ci"][side] for cell in found] for side in (0, 1))
+        axes.fill_between(alphas, low, high, color="#d5d9de", zorder=1)
         axes.plot(alphas, values, linewidth=1.4, markersize=4, zorder=2, **curve_style(0))
         metric = found[0]["metric"]
         better = "lower" if metric in ("wer", "per", "eer") else "higher"
-        axes.set_title(f"{THEIRS.get(task, task)}: {NAMES.get(metric, metric)} in %, {better} is better", fontsize=7, color=INK, loc="left")
+        title = f"{THEIRS.get(task, task)}: {NAMES.get(metric, metric)} in %, {better} is better"
+        axes.set_title(title, fontsize=7, color=INK, loc="left")
         axes.tick_params(colors=INK, labelsize=7)
         axes.set_xticks(alphas)
         axes.grid(color="#e8eaed", linewidth=0.6)

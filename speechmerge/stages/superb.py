@@ -134,22 +134,15 @@ def train_head(args, folder, task, model, data, configs):
     words = ["--task", task, "--model", model, "--data", data / args.train_split, "--dev", data / args.dev_split,
              "--exp-dir", folder, "--output-dir", folder / "head", "--name", task, "--seed", args.seed,
              "--device", args.device, "--force", str(args.force).lower(), *option_words({**TRAIN, **args.train_options})]
-    call("train", [*words, *(word for path in configs for word in ("--config", path)), *cosine(task)])
+    call("train", [*words, *(word for path in configs for word in ("--config", path))], task)
 
 
 def decoded(args, folder, task, model, data):
     """score.json of the head's hypotheses."""
     output = folder / "decode"
     call("evaluate", ["--task", task, "--model", model, "--data", data / args.split, "--adapter", task, "--exp-dir", folder,
-                      "--output-dir", output, "--device", args.device, "--label-scoring", "false", *cosine(task)])
+                      "--output-dir", output, "--device", args.device, "--label-scoring", "false"], task)
     return output / "score.json"
-
-
-def cosine(task: str) -> list[str]:
-    """Upstreams verify by embeddings."""
-    from speechmerge.tasks import get_task
-
-    return ["--verification", "cosine"] if get_task(task).kind == "verification" else []
 
 
 def option_words(options: dict) -> list:
@@ -159,9 +152,14 @@ def option_words(options: dict) -> list:
     return words
 
 
-def call(verb: str, words):
-    """Another verb with these words, as from the command line."""
+def call(verb: str, words, task: str):
+    """Another verb with these words, as from the command line. Upstreams verify by embeddings, in training too, where that
+    is no option."""
     from speechmerge.cli import parse, verb_module
+    from speechmerge.tasks import get_task
 
     module = verb_module(verb)
-    module.run(parse(verb, module, [str(word).lower() if isinstance(word, bool) else str(word) for word in words]))
+    args = parse(verb, module, [str(word).lower() if isinstance(word, bool) else str(word) for word in words])
+    if get_task(task).kind == "verification":
+        args.verification = "cosine"
+    module.run(args)

@@ -1,6 +1,7 @@
 """Masked prediction of units (HuBERT, arXiv 2106.07447). Killed and run again, it goes on from its last checkpoint.
 
-    python tools/mini_upstream/pretrain.py --work DIR --units units1 --name iteration1 --steps 1000 --output-dir egs/mini/upstream
+    python tools/mini_upstream/pretrain.py --work DIR --units units1 --name iteration1 --steps 1000 \\
+        --output-dir egs/mini/upstream
     python tools/mini_upstream/pretrain.py --work DIR --units units2 --name iteration2 --steps 2700 --start iteration1 \\
         --output-dir egs/mini/upstream
 
