@@ -17,6 +17,7 @@ defaults() {
     model=openai/whisper-small
     splits="dev test" # the report names the merge that is best on dev
     merges="uniform ties"
+    routers=languages # systems languages-hard, languages-soft, ...: conf/route/languages.yaml
     prepare_args="--param text=plain" # sources differ in punctuation and case; one adapter learns one form
 }
 

@@ -18,6 +18,7 @@ defaults() {
     task=asr
     model=downloads/models/whisper-base # made by local/download.sh
     merges="uniform sum_0.4 sum_1.0 ties"
+    routers=languages # systems languages-hard, languages-soft, ...: conf/route/languages.yaml
     prepare_args="--param max_seconds=15" # a few long menus would take a third of the time
 }
 
