@@ -98,9 +98,11 @@ def test_loss_is_that_of_espnet(model, waves, prompt, normalized, monkeypatch):
 
     def padded_ids(rows):
         ids = [torch.tensor([model.symbols.ids.get(piece, 1) for piece in row]) for row in rows]
-        return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-1), torch.tensor([len(row) for row in ids])
+        lengths = torch.tensor([len(row) for row in ids])
+        return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-1), lengths
 
-    told = [tokenizer.encode(f"<ita><asr><notimestamps> {text}".strip(), out_type=str)[1:] for text in texts]  # as S2TPreprocessor
+    told = [f"<ita><asr><notimestamps> {text}".strip() for text in texts]
+    told = [tokenizer.encode(text, out_type=str)[1:] for text in told]  # as S2TPreprocessor: without the first space
     previous = [tokenizer.encode(prompt, out_type=str) if prompt else ["<na>"]] * 3
     plain = [tokenizer.encode(text, out_type=str) for text in texts]
     speech = torch.tensor(np.stack([padded(path) for path in waves]))
@@ -175,13 +177,15 @@ def test_full_tuning_is_a_model_for_espnet_and_for_us(base, data, trained, waves
     with start.adapter(folder):
         assert texts_of(start, data) == texts_of(tuned, data)
     restored, file = start.core.state_dict(), Checkpoint(base)
-    assert all(torch.equal(restored[name], file.tensor(name).float()) for name in names)  # ESPnet's statistics are float64
+    for name in names:
+        assert torch.equal(restored[name], file.tensor(name).float())  # ESPnet's statistics are float64
 
 
 def test_a_killed_full_training_goes_on_with_its_weights(base, trained):
     model = load_model(base, **DYNAMIC)
     assert model.restore(trained / "asr/full")
-    assert torch.equal(model.core.state_dict()["ctc.ctc_lo.weight"], Checkpoint(trained / "asr/full").tensor("ctc.ctc_lo.weight"))
+    expected = Checkpoint(trained / "asr/full").tensor("ctc.ctc_lo.weight")
+    assert torch.equal(model.core.ctc.ctc_lo.weight, expected)
 
 
 def test_merges_decode_and_score(base, data, trained, tmp_path):
@@ -214,13 +218,14 @@ def test_the_bank_is_the_merged_weights(base, trained, waves, tmp_path):
         for row, folder in enumerate((folders[0], folders[1], folders[0])):
             with model.adapter(folder):
                 assert model.generate(batch_of(model, examples(waves), task), task, num_beams=2)[row] == routed[row]
-        assert torch.allclose(found, expected, atol=2e-4) and not torch.allclose(model.core(**batch).logits, expected, atol=1e-2)
+        assert torch.allclose(found, expected, atol=2e-4)
+        assert not torch.allclose(model.core(**batch).logits, expected, atol=1e-2)
 
 
 def test_full_merges_are_read_by_espnet(base, trained, tmp_path):
     merged = tmp_path / "merged"
-    assert main(["merge", "--adapters", str(trained / "asr/full"), "--base", str(base), "--method", "task_arithmetic", "--param",
-                 "scale=0.5", "--save", "full", "--output-dir", str(merged)]) == 0
+    assert main(["merge", "--adapters", str(trained / "asr/full"), "--base", str(base), "--method", "task_arithmetic",
+                 "--param", "scale=0.5", "--save", "full", "--output-dir", str(merged)]) == 0
     found, start = speech2text(merged, resources=base).s2t_model.state_dict(), Checkpoint(base)
     tuned = Checkpoint(trained / "asr/full")
     name = "encoder.encoders.0.norm_mha.weight"
@@ -266,7 +271,8 @@ def test_label_scores_are_those_of_the_whole_decoder(model, waves):
     found = examples(waves, prompt="what keyword is it")
     scores = model.score_labels(batch_of(model, found, task), labels)
     for column, label in enumerate(labels):
-        batch = batch_of(model, [Example(e.id, e.audio, label, "en", None, None, e.prompt) for e in found], task, training=True)
+        labelled = [Example(e.id, e.audio, label, "en", None, None, e.prompt) for e in found]
+        batch = batch_of(model, labelled, task, training=True)
         with torch.no_grad():
             logs = model.core(batch["features"], batch["decoder_input_ids"]).logits.log_softmax(-1)
         wanted = batch["labels"][:, -len(model.answer_ids(label, [0])):]
@@ -353,7 +359,8 @@ def test_published_layout_and_names(tmp_path, monkeypatch, base):
     assert load_model(zoo, device="cpu").path.name == "valid.acc.ave.pth"
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: asked.append(name) or str(zoo))
-    assert load_model("owsm_v4_small", device="cpu").source == "owsm_v4_small" and asked == ["espnet/owsm_v4_small_370M"]
+    assert load_model("owsm_v4_small", device="cpu").source == "owsm_v4_small"
+    assert asked == ["espnet/owsm_v4_small_370M"]
     with pytest.raises(SpeechMergeError, match="OWSM-CTC"):
         load_model("espnet/owsm_ctc_v4_1B")
 
@@ -398,7 +405,8 @@ def test_weights_that_are_not_the_whole_model(copy, edit, message):
 
 
 def test_deepspeed_checkpoints(copy, base):
-    change_weights(copy, lambda weights: [weights.update({"module": dict(weights)}), [weights.pop(n) for n in list(weights) if n != "module"]])
+    weights = torch.load(copy / "valid.acc.ave.pth", weights_only=True)
+    torch.save({"module": dict(weights), "global_steps": 7}, copy / "valid.acc.ave.pth")
     assert load_model(copy, device="cpu").fingerprint() == load_model(base, device="cpu").fingerprint()
 
 
@@ -458,7 +466,7 @@ def test_language_codes():
     assert languages.candidates("it")[1] == "ita" and languages.candidates("pa-IN")[1] == "pan"
     assert languages.candidates("yue") == ["yue"] and languages.candidates("zh")[1:3] == ["zho", "cmn"]
     assert languages.short("pan") == "pa" and languages.short("cmn") == "zh" and languages.short("ckb") == "ckb"
-    assert len(languages.THREE) > 180 and all(len(two) in (2, 3) and len(three) == 3 for two, three in languages.THREE.items())
+    assert len(languages.THREE) > 180 and all(len(three) == 3 for three in languages.THREE.values())
 
 
 def test_what_is_no_model_of_this_family(tmp_path):

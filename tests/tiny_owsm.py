@@ -1,4 +1,4 @@
-"""A small random speech-to-text model of ESPnet (E-Branchformer, Transformer decoder), made by espnet2's own task class.
+"""A small random speech-to-text model of ESPnet (E-Branchformer, Transformer decoder), made by espnet2's task class.
 
     base = tiny_owsm(tmp_path / "base")    # config.yaml, valid.acc.ave.pth, bpe.model, feats_stats.npz, as ESPnet saves
     found = speech2text(base, lang_sym="<eng>", beam_size=5)    # espnet2's own decoding of it
@@ -14,7 +14,8 @@ SPECIAL = ["<na>", "<nospeech>", "<eng>", "<deu>", "<ita>", "<hin>", "<pan>", "<
            "<notimestamps>", "<sop>"]
 SECONDS = 4  # that the encoder holds
 MELS = 20
-WORDS = ["yes no stop go on", "light on off play", "angry happy sad neutral", "the lamp in kitchen please", "ja nein halt",
+WORDS = ["yes no stop go on", "light on off play", "angry happy sad neutral", "the lamp in kitchen please",
+         "ja nein halt",
          "sì no ferma", "which language is spoken", "what keyword is it", "äöüß àèìòù"]
 
 
@@ -83,12 +84,15 @@ def tiny_config(tokens: list[str], layers: int, size: int) -> dict:
         "normalize": "global_mvn",
         "encoder": "e_branchformer", "encoder_conf": {
             "output_size": size, "attention_heads": 2, "cgmlp_linear_units": 2 * size, "cgmlp_conv_kernel": 7,
-            "num_blocks": layers, "input_layer": "conv2d", "use_ffn": True, "macaron_ffn": True, "linear_units": 2 * size,
-            "merge_conv_kernel": 7, "attention_layer_type": "selfattn", "pos_enc_layer_type": "abs_pos", **quiet},
-        "decoder": "transformer", "decoder_conf": {"attention_heads": 2, "linear_units": 2 * size, "num_blocks": layers, **quiet},
+            "num_blocks": layers, "input_layer": "conv2d", "use_ffn": True, "macaron_ffn": True,
+            "linear_units": 2 * size, "merge_conv_kernel": 7,
+            "attention_layer_type": "selfattn", "pos_enc_layer_type": "abs_pos", **quiet},
+        "decoder": "transformer", "decoder_conf": {
+            "attention_heads": 2, "linear_units": 2 * size, "num_blocks": layers, **quiet},
         "ctc_conf": {}, "model": "espnet",
         "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1, "length_normalized_loss": False, "report_cer": False,
-                       "report_wer": False, "sym_sos": "<sos>", "sym_eos": "<eos>", "sym_sop": "<sop>", "sym_na": "<na>"},
+                       "report_wer": False, "sym_sos": "<sos>", "sym_eos": "<eos>", "sym_sop": "<sop>",
+                       "sym_na": "<na>"},
     }
 
 
@@ -106,7 +110,7 @@ def make(folder: Path, config: dict, seed: int):
 
 
 def speech2text(folder, resources=None, **options):
-    """espnet2's Speech2Text of a folder that `tiny_owsm` or `save` wrote, with paths made absolute as ESPnet's zoo does.
+    """espnet2's Speech2Text of a folder that `tiny_owsm` or `save` wrote, paths made absolute as ESPnet's zoo does.
 
     resources: the folder that has vocabulary and statistics, where it is another.
     """

@@ -9,11 +9,12 @@
 set -euo pipefail
 
 espnet_version=202511 # the last one for Python 3.10 and 3.11
-# What `import espnet2.bin.s2t_inference` needs. hydra and opt_einsum belong to the S4 decoder, g2p_en, jamo, jaconv and
-# unidecode to text-to-speech, numba to librosa; all are imported, none but librosa (mel filters) works for OWSM.
+# What `import espnet2.bin.s2t_inference` needs, and librosa at its first call. hydra and opt_einsum belong to the S4
+# decoder, g2p_en, jamo, jaconv and unidecode to text-to-speech, numba to librosa; all are imported, and none but librosa
+# (mel filters) works for OWSM.
 packages=(
-    "espnet==$espnet_version" decorator einops espnet_tts_frontend g2p_en h5py humanfriendly hydra-core inflect jaconv jamo kaldiio
-    lazy_loader librosa msgpack nltk opt_einsum platformdirs pooch soxr torch_complex typeguard unidecode
+    "espnet==$espnet_version" decorator einops espnet_tts_frontend g2p_en h5py humanfriendly hydra-core inflect jaconv
+    jamo kaldiio lazy_loader librosa msgpack nltk opt_einsum platformdirs pooch soxr torch_complex typeguard unidecode
     "antlr4-python3-runtime==4.9.3" # the version of hydra's grammar
 )
 resolved=(numba) # with its llvmlite, which must fit
@@ -80,7 +81,8 @@ main() {
     run_pip --no-deps --constraint "$before" "${packages[@]}"
     local changed
     changed=$(versions | comm -13 - "$before")
-    [[ -z $changed ]] || fail "Other versions than before of: ${changed//$'\n'/, }. Run tools/setup.sh to get them back."
+    [[ -z $changed ]] ||
+        fail "Other versions than before of: ${changed//$'\n'/, }. Run tools/setup.sh to get them back."
     works || fail "It is installed but cannot be imported: send these lines with your report."
     say "espnet $espnet_version works; $(versions | comm -23 - "$before" | wc -l) packages are new"
     rm -f -- "$before"

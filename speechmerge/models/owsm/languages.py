@@ -16,9 +16,9 @@ ug uig uk ukr ur urd uz uzb ve ven vi vie vo vol wa wln wo wol xh xho yi yid yo 
 THREE = dict(zip(_TABLE[::2], _TABLE[1::2]))
 TWO = {three: two for two, three in THREE.items() if two != "jw"}
 # where a vocabulary has the one and not the other: macrolanguages and their largest member
-ALIASES = {"ara": "arb", "aze": "azj", "est": "ekk", "fas": "pes", "lav": "lvs", "mon": "khk", "msa": "zsm", "nep": "npi",
-           "nor": "nob", "ori": "ory", "orm": "gaz", "pus": "pbt", "sqi": "als", "swa": "swh", "tgl": "fil", "uzb": "uzn",
-           "yid": "ydd", "zho": "cmn"}
+ALIASES = {"ara": "arb", "aze": "azj", "est": "ekk", "fas": "pes", "lav": "lvs", "mon": "khk", "msa": "zsm",
+           "nep": "npi", "nor": "nob", "ori": "ory", "orm": "gaz", "pus": "pbt", "sqi": "als", "swa": "swh",
+           "tgl": "fil", "uzb": "uzn", "yid": "ydd", "zho": "cmn"}
 
 
 def candidates(code: str) -> list[str]:

@@ -71,15 +71,16 @@ def locate(path: Path) -> Files:
     found = [config for config in configs(path) if has_vocabulary(config)]
     if len(found) != 1:
         listed = ", ".join(str(config.parent) for config in found[:5])
-        raise SpeechMergeError(f"{path}: found {listed or 'no config.yaml of a speech-to-text model'}, expected one model; "
-                               "give the folder of its config.yaml")
+        raise SpeechMergeError(f"{path}: found {listed or 'no config.yaml of a speech-to-text model'}, expected one "
+                               "model; give the folder of its config.yaml")
     if path.is_file():
         return Files(found[0], path)
     if (path / META).is_file():
         named = (read_yaml(path / META).get("files") or {}).get("s2t_model_file")
         if isinstance(named, str) and (path / named).is_file():
             return Files(found[0], path / named)
-        raise SpeechMergeError(f"{path / META}: key files.s2t_model_file: {named!r} is not there; download the model again")
+        raise SpeechMergeError(f"{path / META}: key files.s2t_model_file: {named!r} is not there; download the model "
+                               "again")
     return Files(found[0], choose(found[0].parent))
 
 
@@ -95,9 +96,10 @@ def choose(folder: Path) -> Path:
         if len(chosen) == 1:
             return chosen[0]
     if not found:
-        raise SpeechMergeError(f"{folder}: no weights beside config.yaml (expected a .pth file); copy the whole folder again")
-    raise SpeechMergeError(f"{folder}: found {', '.join(file.name for file in found[:8])}; name the file that is meant, "
-                           f"as {found[-1]}")
+        raise SpeechMergeError(f"{folder}: no weights beside config.yaml (expected a .pth file); copy the whole "
+                               "folder again")
+    raise SpeechMergeError(f"{folder}: found {', '.join(file.name for file in found[:8])}; name the file that is "
+                           f"meant, as {found[-1]}")
 
 
 def read_yaml(path: Path) -> dict:
@@ -158,5 +160,5 @@ def fetch(name: str) -> Path:
         if recognises(path):
             return path
         failure, cause = "the copy in the cache is incomplete", None
-    raise SpeechMergeError(f"model {name}: not in the hub cache, and the hub gave none ({failure}); on a machine with network "
-                           f"run `hf download {name} --local-dir FOLDER` and give that folder") from cause
+    raise SpeechMergeError(f"model {name}: not in the hub cache, and the hub gave none ({failure}); on a machine "
+                           f"with network run `hf download {name} --local-dir FOLDER` and give that folder") from cause

@@ -1,8 +1,9 @@
 """The family: espnet2's speech-to-text models, above all OWSM.
 
-The decoder reads `<sos> <LANGUAGE> <TASK> <notimestamps>` (`<ita> <asr>`, `<hin> <st_eng>`), and before that, where there
-is a prompt, `<sop> prompt`: ESPnet's previous text. OWSM has symbols for transcription and translation alone; other
-tasks are told by the prompt and answered as text. The spoken language is the symbol that it predicts after `<sos>`.
+The decoder reads `<sos> <LANGUAGE> <TASK> <notimestamps>` (`<ita> <asr>`, `<hin> <st_eng>`), and before that, where
+there is a prompt, `<sop> prompt`: ESPnet's previous text. OWSM has symbols for transcription and translation alone;
+other tasks are told by the prompt and answered as text. The spoken language is the symbol that it predicts after
+`<sos>`.
 
 Decoding is under no_grad, not inference_mode: espnet2 keeps position tables between calls, which training goes on with.
 """
@@ -101,7 +102,9 @@ class Owsm(SpeechModel):
     def pad(self, features, frames: int):
         """To `frames`, with what the model hears as digital silence."""
         missing = frames - features.shape[-1]
-        return nn.functional.pad(features, (0, missing), value=float(np.log(SILENCE))) if missing > 0 else features[:, :frames]
+        if missing <= 0:
+            return features[:, :frames]
+        return nn.functional.pad(features, (0, missing), value=float(np.log(SILENCE)))
 
     def context_frames(self, seconds):
         return self.frames_of(round(self.context.seconds(seconds, self.full_seconds) * self.rate))
@@ -111,10 +114,10 @@ class Owsm(SpeechModel):
     def prefix_of(self, example, task) -> list[int]:
         """Token ids before the answer: previous text, start, language, task, no timestamps."""
         core = self.core
-        previous = self.symbols.text_ids(example.prompt.strip()) if example.prompt and not predicts_language(task) else []
-        start = [core.sop, *previous, core.sos] if previous else [core.sos]
         if predicts_language(task):
-            return start
+            return [core.sos]
+        previous = self.symbols.text_ids(example.prompt.strip()) if example.prompt else []
+        start = [core.sop, *previous, core.sos] if previous else [core.sos]
         spoken = self.symbols.language(example.language if task.uses_language else None)
         return [*start, spoken, self.symbols.task(example.target_language), self.symbols.no_time]
 
@@ -165,10 +168,10 @@ class Owsm(SpeechModel):
                 "ctc_lengths": torch.tensor([len(text) for text in texts])}
 
     def loss(self, outputs, labels, num_items_in_batch=None):
-        """ESPnet's (1 - w) attention + w CTC, label smoothing included, as a sum over the batch divided by the target tokens.
+        """ESPnet's (1 - w) attention + w CTC, label smoothing included: the batch's sum divided by the target tokens.
 
-        ESPnet divides by the utterances (or, with length_normalized_loss, the attention part by tokens): the same but for
-        a factor tokens / utterances of the whole batch.
+        ESPnet divides by the utterances (or, with length_normalized_loss, the attention part by tokens): the same but
+        for a factor tokens / utterances of the whole batch.
         """
         core, tokens = self.core, labels.ne(IGNORED).sum()
         weight = core.ctc_weight
@@ -205,7 +208,8 @@ class Owsm(SpeechModel):
         if predicts_language(task):
             return self.spoken_languages(states, prefix)
         if self.ctc_weight > 0.0:
-            answers = search_with_ctc(self.core, states, prefix, self.symbols, num_beams, self.ctc_weight, task.max_new_tokens)
+            answers = search_with_ctc(self.core, states, prefix, self.symbols, num_beams, self.ctc_weight,
+                                      task.max_new_tokens)
         else:
             first, last = self.symbols.times
             never = torch.arange(first, last + 1, device=self.device)
@@ -260,7 +264,7 @@ class Owsm(SpeechModel):
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         torch.save({name: tensor.cpu() for name, tensor in self.core.state_dict().items()}, target / layout.MODEL)
-        for path in resources(self.config):
+        for path in [*resources(self.config), *self.equipment(None)]:
             shutil.copyfile(path, target / path.name)
         write_text(target / layout.CONFIG, yaml.safe_dump(self.config, allow_unicode=True, sort_keys=False))
         write_json(target / "config.json", {"model_type": layout.TYPE})
@@ -326,9 +330,10 @@ def sampling(config: dict) -> tuple[int, float]:
 
 def located(config: dict, path: Path) -> dict:
     """The config with absolute paths of the files it names. Raises SpeechMergeError for what is no BPE model."""
-    if config.get("token_type") != "bpe" or not config.get("bpemodel") or not isinstance(config.get("token_list"), list):
-        raise SpeechMergeError(f"{path}: token_type {config.get('token_type')!r}: expected bpe, with bpemodel and the tokens in "
-                               "token_list, as OWSM has")
+    whole = config.get("bpemodel") and isinstance(config.get("token_list"), list)
+    if config.get("token_type") != "bpe" or not whole:
+        raise SpeechMergeError(f"{path}: token_type {config.get('token_type')!r}: expected bpe, with bpemodel and "
+                               "the tokens in token_list, as OWSM has")
     found = {**config, "bpemodel": str(layout.resource(config["bpemodel"], path, "bpemodel"))}
     stats = (config.get("normalize_conf") or {}).get("stats_file")
     if stats:
@@ -347,5 +352,6 @@ def decoding_weight(place: Path, network) -> float:
     path = place / layout.DECODING
     weight = layout.read_yaml(path).get("ctc_weight", 0.0) if path.is_file() else 0.0
     if not isinstance(weight, (int, float)) or not 0 <= weight <= 1 or (weight and network.ctc is None):
-        raise SpeechMergeError(f"{path}: key ctc_weight: found {weight!r}, expected a number from 0 to 1, 0 without CTC")
+        raise SpeechMergeError(f"{path}: key ctc_weight: found {weight!r}, expected a number from 0 to 1, 0 without "
+                               "CTC")
     return float(weight)

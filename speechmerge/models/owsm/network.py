@@ -1,4 +1,4 @@
-"""espnet2's speech-to-text model with the forward pass that our trainer calls. Importing this module imports espnet2."""
+"""espnet2's speech-to-text model with the forward pass that our trainer calls. Importing this imports espnet2."""
 import argparse
 import contextlib
 import importlib.util
@@ -118,10 +118,12 @@ class Network(ESPnetS2TModel):
 def build(config: dict, where) -> Network:
     """The network of a config.yaml, by espnet2's task class, with random weights."""
     if config.get("use_adapter"):
-        raise SpeechMergeError(f"{where}: use_adapter: this model was trained with ESPnet's own adapters, whose files may hold no "
-                               "base, or weights into which they are merged already; train the adapter here instead")
+        raise SpeechMergeError(f"{where}: use_adapter: this model was trained with ESPnet's own adapters, whose "
+                               "files may hold no base, or weights into which they are merged already; train the "
+                               "adapter here instead")
     if config.get("frontend", "default") != "default" or config.get("input_size"):
-        raise SpeechMergeError(f"{where}: frontend {config.get('frontend')!r}: only ESPnet's default one (log-mel) is supported")
+        raise SpeechMergeError(f"{where}: frontend {config.get('frontend')!r}: only ESPnet's default one (log-mel) "
+                               "is supported")
     with torch.random.fork_rng():
         network = S2TTask.build_model(argparse.Namespace(**{**config, "init": None}))
     if network.decoder is None or network.interctc_weight:
@@ -135,13 +137,16 @@ def load_weights(network: Network, path: Path):
     tensors = read_weights(path)
     adapted = [name for name in tensors if any(part in name for part in LORALIB)]
     if adapted:
-        raise SpeechMergeError(f"{path}: key {adapted[0]} and {len(adapted) - 1} more are of ESPnet's own LoRA (loralib): its files "
-                               "hold no base, or weights into which the adapter is merged already, so that it would count "
-                               "twice; export the merged weights without lora_A and lora_B, or train the adapter here")
+        raise SpeechMergeError(f"{path}: key {adapted[0]} and {len(adapted) - 1} more are of ESPnet's own LoRA "
+                               "(loralib): its files hold no base, or weights into which the adapter is merged "
+                               "already, so that it would "
+                               "count twice; export the merged weights without lora_A and lora_B, or train the "
+                               "adapter here")
     expected = network.state_dict()
     for what, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected.keys())):
         if names:
-            raise SpeechMergeError(f"{path}: {len(names)} of {len(expected)} weights are {what}, such as {min(names)}; config.yaml "
+            raise SpeechMergeError(f"{path}: {len(names)} of {len(expected)} weights are {what}, such as "
+                                   f"{min(names)}; config.yaml "
                                    "and weights do not belong together, or the file holds a part of the model alone")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
@@ -159,9 +164,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and runtime errors, by kind of damage
-        raise SpeechMergeError(f"{path}: not a plain file of weights ({str(error).splitlines()[0][:160]}); copy it again, or save "
-                               "its state_dict() with torch.save") from error
+        raise SpeechMergeError(f"{path}: not a plain file of weights ({str(error).splitlines()[0][:160]}); copy it "
+                               "again, or save its state_dict() with torch.save") from error
     found = found["module"] if isinstance(found, dict) and isinstance(found.get("module"), dict) else found
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise SpeechMergeError(f"{path}: expected names and tensors (a state_dict), as ESPnet's averaged checkpoints hold")
+        raise SpeechMergeError(f"{path}: expected names and tensors (a state_dict), as ESPnet's averaged checkpoints "
+                               "hold")
     return dict(found)

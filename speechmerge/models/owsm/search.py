@@ -85,7 +85,8 @@ class Beam:
         for score, answer in zip(scores, answers):
             ends = answer[-1] == eos or last
             if ends and score > -math.inf:
-                self.ended.append((score, self.prefix + len(answer) + last, [token for token in answer if token != eos]))
+                text = [token for token in answer if token != eos]
+                self.ended.append((score, self.prefix + len(answer) + last, text))
             left.append(-math.inf if ends else score)
         self.done = last or max(left) == -math.inf or self.detects_end(step)
         return left
@@ -107,7 +108,8 @@ class Beam:
 def search(decoder, states, prefix, never: torch.Tensor, eos: int, beams: int, most: int) -> list[list[int]]:
     """The answers (token ids without end) of a batch.
 
-    states (batch, positions, d); prefix (batch, tokens); never: token ids that are not written; most: tokens of an answer.
+    states (batch, positions, d); prefix (batch, tokens); never: token ids that are not written; most: tokens of an
+    answer.
     """
     size, device = len(prefix), prefix.device
     steps, tokens, rows = Steps(decoder, states), prefix, 1
@@ -153,7 +155,8 @@ def score(decoder, states, prefix, targets: list[list[int]], most_bytes: int) ->
         if width > 1:
             steps.past = past
             steps.select(rows)
-            logs = torch.cat([logs, steps(torch.cat([prefix[rows], ids[:, :-1].clamp(min=0)], dim=1), width - 1)], dim=1)
+            told = torch.cat([prefix[rows], ids[:, :-1].clamp(min=0)], dim=1)
+            logs = torch.cat([logs, steps(told, width - 1)], dim=1)
         own = logs.gather(-1, ids.clamp(min=0)[..., None])[..., 0] * (ids >= 0)
         found.append((own.sum(-1) / (ids >= 0).sum(-1)).view(size, -1).cpu())
     return torch.cat(found, dim=1)
@@ -178,8 +181,9 @@ def search_with_ctc(network, states, prefix, symbols, beams: int, weight: float,
     ).to(states.device).eval()
     most = min(most, states.shape[1] - prefix.shape[1])
     if most < 1:
-        raise SpeechMergeError(f"a prefix of {prefix.shape[1]} tokens, {states.shape[1]} positions heard: with a CTC weight the "
-                               "prompt must be shorter than the audio; use --audio-context full, a shorter prompt or no CTC")
+        raise SpeechMergeError(f"a prefix of {prefix.shape[1]} tokens, {states.shape[1]} positions heard: with a CTC "
+                               "weight the prompt must be shorter than the audio; use --audio-context full, a "
+                               "shorter prompt or no CTC")
     return [_spelled(beam, heard, told, most, network.eos) for heard, told in zip(states, prefix.tolist())]
 
 

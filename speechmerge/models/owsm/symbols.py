@@ -23,13 +23,11 @@ class Symbols:
         own = [self.pieces.id_to_piece(i) for i in range(self.pieces.get_piece_size())]
         strange = [piece for piece in own if piece not in self.ids and piece not in ("<s>", "</s>")]
         if strange:
-            raise SpeechMergeError(f"{bpe}: {len(strange)} of {len(own)} pieces, such as {strange[0]!r}, are not in the token "
-                                   f"list of {source}; copy both from the same model")
-        for name, default in (("notime_symbol", "<notimestamps>"), ("first_time_symbol", "<0.00>"),
-                              ("last_time_symbol", "<30.00>")):
-            self.id(settings.get(name, default))
+            raise SpeechMergeError(f"{bpe}: {len(strange)} of {len(own)} pieces, such as {strange[0]!r}, are not in "
+                                   f"the token list of {source}; copy both from the same model")
         self.no_time = self.id(settings.get("notime_symbol", "<notimestamps>"))
-        self.times = (self.id(settings.get("first_time_symbol", "<0.00>")), self.id(settings.get("last_time_symbol", "<30.00>")))
+        first, last = settings.get("first_time_symbol", "<0.00>"), settings.get("last_time_symbol", "<30.00>")
+        self.times = (self.id(first), self.id(last))
 
     def id(self, symbol: str) -> int:
         if symbol not in self.ids:
@@ -60,8 +58,8 @@ class Symbols:
             if name in self.languages:
                 return self.languages[name]
         raise SpeechMergeError(f"{self.source}: no token for the language {code!r} (tried "
-                               f"{', '.join(f'<{name}>' for name in languages.candidates(code))}); correct utt2lang, or give "
-                               "und for a language that is not told")
+                               f"{', '.join(f'<{name}>' for name in languages.candidates(code))}); correct utt2lang, "
+                               "or give und for a language that is not told")
 
     def task(self, target_language: str | None) -> int:
         """`<asr>`, or `<st_deu>` for a translation into German."""
@@ -72,5 +70,6 @@ class Symbols:
             if symbol in self.ids:
                 return self.ids[symbol]
         known = ", ".join(token[4:-1] for token in self.tokens if token.startswith("<st_"))
-        raise SpeechMergeError(f"{self.source}: no token for translation into {target_language!r} (tried {', '.join(tried)}); "
-                               f"it translates into {known or 'no language'}; correct utt2target_lang")
+        raise SpeechMergeError(f"{self.source}: no token for translation into {target_language!r} (tried "
+                               f"{', '.join(tried)}); it translates into {known or 'no language'}; correct "
+                               "utt2target_lang")
