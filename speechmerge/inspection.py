@@ -1,6 +1,6 @@
 """What a model sees of one training example, from the batch that training would make of it.
 
-    row = seen(model, task, data, example)     # {"id", "item", "prompt", "target", "text", "tokens": [[id, "text", loss]], ...}
+    row = seen(model, task, data, example)     # {"id", "item", "prompt", "target", "tokens": [[id, "text", loss]], ...}
 """
 from itertools import groupby
 
@@ -29,8 +29,8 @@ def raw(data, example) -> dict:
     utterance = data.utterances.get(example.id.partition("@")[0])
     if utterance is None:
         return {"audio": list(example.audio), "target": example.target}
-    columns = {"audio": utterance.audio, "text": utterance.text, "speaker": utterance.speaker, "language": utterance.language,
-               "duration": utterance.duration, **utterance.labels}
+    columns = {"audio": utterance.audio, "text": utterance.text, "speaker": utterance.speaker,
+               "language": utterance.language, "duration": utterance.duration, **utterance.labels}
     return {name: value for name, value in columns.items() if value is not None}
 
 
@@ -56,11 +56,12 @@ def lines(row: dict, number: int, total: int) -> list[str]:
     """One example to read; repeated tokens (places of the audio) are counted."""
     reason = f"; left out of training: {row['left_out']}" if row["left_out"] else ""
     learnt = [(id, text) for id, text, loss in row["tokens"] if loss]
+    given = [text for _, text, loss in row["tokens"] if not loss]
     return [f"--- {number} of {total}: {row['id']}, {row['audio_seconds']:g} s of audio{reason}",
             *(f"    {name}: {value}" for name, value in row["item"].items()),
             f"prompt: {row['prompt']!r}", f"target: {row['target']!r}",
             f"network: {', '.join(f'{name} {shape}' for name, shape in row['inputs'].items())}",
-            f"tokens without loss ({len(row['tokens']) - len(learnt)}): " + shortened(t for _, t, loss in row["tokens"] if not loss),
+            f"tokens without loss ({len(given)}): " + shortened(given),
             f"tokens with loss ({len(learnt)}): " + " ".join(f"{text!r}/{id}" for id, text in learnt), ""]
 
 

@@ -35,19 +35,19 @@ def pack(system: System, exp_dir, output_dir, base: str | None = None, model: st
          force: bool = False) -> Path:
     """Copy the system's files and write README.md and pack.json; an older pack is replaced as a whole.
 
-    base: what the base is called on the hub, where it was trained from a local copy; model: the base of a system that does
-    not say what it was trained on. Raises SpeechMergeError for a system
+    base: what the base is called on the hub, where it was trained from a local copy; model: the base of a system that
+    does not say what it was trained on. Raises SpeechMergeError for a system
     that neither PEFT nor transformers could load, and for a folder that holds something else.
     """
     source, output_dir = Path(system.path), Path(output_dir)
     if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / RECORD).is_file() and not force:
-        raise SpeechMergeError(f"{output_dir}: is not empty and no earlier pack (no {RECORD}); give another --output-dir, or "
-                               "--force true to replace it")
+        raise SpeechMergeError(f"{output_dir}: is not empty and no earlier pack (no {RECORD}); give another "
+                               "--output-dir, or --force true to replace it")
     kind = library(source)
     facts = facts_of(source, base, model)
     if Path(facts["base"] or "").is_dir():
-        log.warning("%s: the base is the local folder %s, which others do not have; name it with --base ORG/NAME", system.name,
-                    facts["base"])
+        log.warning("%s: the base is the local folder %s, which others do not have; name it with --base ORG/NAME",
+                    system.name, facts["base"])
     with atomic_dir(output_dir) as folder:
         for file in shared_files(source):
             shutil.copyfile(file, folder / file.name)
@@ -68,9 +68,10 @@ def library(folder: Path) -> str:
     if whole and (folder / "config.json").is_file():
         return "transformers"
     if (folder / "delta.json").is_file() or (folder / "merge_metadata.json").is_file():
-        saved = read_json(folder / "merge_metadata.json").get("saved_as") if (folder / "merge_metadata.json").is_file() else "delta"
-        raise SpeechMergeError(f"{folder}: saved as {saved}, which PEFT and transformers do not load; merge it again with "
-                               "--save lora or --save full")
+        metadata = folder / "merge_metadata.json"
+        saved = read_json(metadata).get("saved_as") if metadata.is_file() else "delta"
+        raise SpeechMergeError(f"{folder}: saved as {saved}, which PEFT and transformers do not load; merge it again "
+                               "with --save lora or --save full")
     raise SpeechMergeError(f"{folder}: neither an adapter ({LORA_CONFIG}, {LORA_WEIGHTS}) nor a whole model (config.json, "
                            "model.safetensors); train it again")
 

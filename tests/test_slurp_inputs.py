@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from speechmerge.cli import main
 from speechmerge.data.directory import DataDir
-from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.errors import UsageError
 from speechmerge.files import read_json, write_json, write_text
 from speechmerge.plain_files import slurp_predictions
 from speechmerge.scoring import score_decoded

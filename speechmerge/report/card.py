@@ -32,7 +32,8 @@ def card(system, library: str, facts: dict, exp_dir: Path) -> str:
 def front_matter(system, library: str, facts: dict, rows: list[dict]) -> str:
     languages = sorted({record["language"] for record in facts["trainings"] if record.get("language")})
     base = facts["base"]
-    meta = {"library_name": library, "tags": ["speech", "speechmerge", *tasks_of(facts), *(["merge"] if facts["merge"] else [])]}
+    tags = ["speech", "speechmerge", *tasks_of(facts), *(["merge"] if facts["merge"] else [])]
+    meta = {"library_name": library, "tags": tags}
     if base and not Path(base).is_dir():
         meta["base_model"], meta["base_model_relation"] = base, "merge" if facts["merge"] else (
             "adapter" if library == "peft" else "finetune")
@@ -61,8 +62,8 @@ def summary(system, facts: dict) -> str:
     tasks = ", ".join(tasks_of(facts)) or "an unknown task"
     if facts["merge"]:
         params = ", ".join(f"{key} = {value}" for key, value in sorted((facts["merge"].get("params") or {}).items()))
-        return (f"Weights of {len(facts['merge']['adapters'])} fine-tuned models of `{facts['base']}` ({tasks}), merged without "
-                f"training by `{facts['merge']['method']}`{f' ({params})' if params else ''}.")
+        return (f"Weights of {len(facts['merge']['adapters'])} fine-tuned models of `{facts['base']}` ({tasks}), merged "
+                f"without training by `{facts['merge']['method']}`{f' ({params})' if params else ''}.")
     record = (facts["trainings"] or [{}])[0]
     kind = {"lora": "A LoRA adapter for", "full": "A fine-tuned copy of"}.get(record.get("tuning"), "Weights of")
     return f"{kind} `{facts['base']}`: {tasks}" + (f", language `{record['language']}`." if record.get("language") else ".")
@@ -75,7 +76,8 @@ def usage(facts: dict) -> str:
         task, settings = get_task(record["task"]), record.get("settings") or {}
         told = settings.get("prompt", task.prompt)
         lines.append(f"- {record['task']}: {kept(settings, told)}")
-    return "With speechmerge: `speechmerge evaluate --task TASK --adapter THIS_FOLDER --data DATA_DIR`\n\n" + "\n".join(lines)
+    command = "speechmerge evaluate --task TASK --adapter THIS_FOLDER --data DATA_DIR"
+    return f"With speechmerge: `{command}`\n\n" + "\n".join(lines)
 
 
 def kept(settings: dict, told: str) -> str:
@@ -113,15 +115,16 @@ def made(facts: dict) -> str:
     lines = []
     for record in facts["trainings"]:
         dev = ", ".join(f"{key} {value:.4g}" for key, value in record.get("dev", {}).items() if key != "n")
-        lines += [f"Trained for {record['task']} on {record.get('utterances', '?')} utterances of `{record.get('data')}`, step "
-                  f"{record.get('step')} of {record.get('steps')}" + (f" (dev: {dev})" if dev else "") + ":",
+        lines += [f"Trained for {record['task']} on {record.get('utterances', '?')} utterances of `{record.get('data')}`, "
+                  f"step {record.get('step')} of {record.get('steps')}" + (f" (dev: {dev})" if dev else "") + ":",
                   f"```\n{record.get('command')}\n```"]
     if facts["merge"]:
         lines += ["Merged:", f"```\n{facts['merge'].get('provenance', {}).get('command')}\n```"]
     origin = (facts["merge"] or {}).get("provenance") or (facts["trainings"] or [{}])[0]
     if versions := origin.get("versions"):
-        lines.append(f"speechmerge {origin.get('speechmerge')}, commit {origin.get('commit')}, Python {origin.get('python')}, "
-                     + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
+        packages = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+        lines.append(f"speechmerge {origin.get('speechmerge')}, commit {origin.get('commit')}, "
+                     f"Python {origin.get('python')}, {packages}")
     return "\n\n".join(lines) or "Unknown: the folder has no record of its training."
 
 

@@ -21,15 +21,15 @@ class SLURationale(SLU):
     name = "slu_rationale"
     max_new_tokens = 512
     prompt = "What does the speaker want, and why? Then the scenario, the action and the entities."
-    instruction = ("What does the speaker want? Give your reasons in words, then scenario, action and entities in this form: " +
-                   encode(EXAMPLE, "json").replace("{", "{{").replace("}", "}}"))
+    instruction = ("What does the speaker want? Give your reasons in words, then scenario, action and entities in this "
+                   "form: " + encode(EXAMPLE, "json").replace("{", "{{").replace("}", "}}"))
     formats = ("json", "compact")  # which are found after other text
 
     def target_of(self, data, utterance, frame):
         rationale = utterance.labels.get("rationale")
         if not rationale:
-            raise SpeechMergeError(f"{data.path / 'utt2rationale'}: no rationale for utterance {utterance.id}; prepare the data "
-                                   "with --corpus rationale")
+            raise SpeechMergeError(f"{data.path / 'utt2rationale'}: no rationale for utterance {utterance.id}; prepare the "
+                                   "data with --corpus rationale")
         return json.dumps({**frame, "rationale": rationale}, ensure_ascii=False)
 
     def written(self, target):

@@ -50,6 +50,7 @@ class Samples(TrainerCallback):
         for example in self.examples:
             row = {"step": step, "id": example.id, "prompt": example.prompt,
                    "reference": trainer.task.written(example.target), "hypothesis": texts[example.id]}
-            log.info("step %d  %s\n    reference:  %s\n    hypothesis: %s", step, example.id, row["reference"], row["hypothesis"])
+            log.info("step %d  %s\n    reference:  %s\n    hypothesis: %s", step, example.id, row["reference"],
+                     row["hypothesis"])
             rows.append(row)
         return rows

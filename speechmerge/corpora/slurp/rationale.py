@@ -1,7 +1,7 @@
 """Rationales that somebody has had written about SLURP's recordings, as JSON lines of their own.
 
     speechmerge prepare --corpus rationale --corpus-dir cot --param audio_dir=slurp/audio/slurp_real
-    speechmerge prepare --corpus rationale --corpus-dir . --param train=ASR_cot_train.jsonl dev=ASR_cot_devel.jsonl audio_dir=...
+    speechmerge prepare --corpus rationale --corpus-dir . --param train=cot_train.jsonl dev=cot_devel.jsonl audio_dir=...
 
     {"filename": "audio-1502.flac", "candidates": ["wake me at ten", "wake me it ten"], "rationale_text": "the first ...",
      "final": {"intent": "alarm_set", "entities": [{"type": "time", "filler": "ten"}]}}
@@ -64,7 +64,8 @@ def file_of(root: Path, split: str, name: str | None) -> Path | None:
         return path
     found = sorted({path for ending in ENDINGS[split] for path in root.glob(f"*{ending}.jsonl")})
     if len(found) > 1:
-        raise SpeechMergeError(f"{root}: {found[0].name} and {found[1].name} could both be {split}; choose with --param {split}=...")
+        raise SpeechMergeError(f"{root}: {found[0].name} and {found[1].name} could both be {split}; choose with "
+                               f"--param {split}=...")
     return found[0] if found else None
 
 
@@ -81,8 +82,8 @@ def read(path: Path, audio: Path, language: str, allow_incomplete: bool) -> dict
             continue
         utterances[file.stem] = utterance_of(row, audio / file, language, place)
     if absent and not (allow_incomplete and utterances):
-        raise SpeechMergeError(f"{audio}: of {len(absent) + len(utterances)} recordings {len(absent)} are not there, the first is "
-                               f"{absent[0]}; give --param audio_dir=..., or leave them out with allow_incomplete=true")
+        raise SpeechMergeError(f"{audio}: of {len(absent) + len(utterances)} recordings {len(absent)} are not there, the "
+                               f"first is {absent[0]}; give --param audio_dir=..., or leave them out with allow_incomplete=true")
     return even(dict(sorted(utterances.items())))
 
 
@@ -124,5 +125,6 @@ def final_frame(final, place: str) -> dict:
         final = {**final, "scenario": scenario, "action": action}
     frame = decode(final, "json") if isinstance(final, str) else as_frame(final)
     if frame is None or not frame["scenario"]:
-        raise SpeechMergeError(f"{place}: final is {str(final)[:80]!r}, expected intent (or scenario and action) and entities")
+        raise SpeechMergeError(f"{place}: final is {str(final)[:80]!r}, expected intent (or scenario and action) and "
+                               "entities")
     return frame
