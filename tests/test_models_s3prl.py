@@ -27,7 +27,7 @@ from speechmerge.files import read_json, write_json
 from speechmerge.merge.layers import block_of
 from speechmerge.models import load_model
 from speechmerge.models.base import Item
-from speechmerge.models.s3prl import ctc, heads
+from speechmerge.models.s3prl import ctc, heads, plain
 from speechmerge.models.s3prl.network import LengthAwareNorm
 from speechmerge.tasks import get_task
 from speechmerge.train.options import TrainOptions
@@ -382,7 +382,7 @@ def test_heads_that_do_not_belong(bases, data, tmp_path):
     deep = load_model(tiny_upstream(tmp_path / "deep", layers=3), device="cpu")
     with pytest.raises(SpeechMergeError, match="weights 3 layers, this upstream has 4"):
         deep.equip(task, folder)
-    with pytest.raises(SpeechMergeError, match="head of the task kws, expected one of intent"):
+    with pytest.raises(SpeechMergeError, match="a head of the task kws, expected intent"):
         model.equip(get_task("intent"), folder)
     model.equip(task, folder)
     batch = model.collate(items(model, task, data["kws"], 2), task)
@@ -469,6 +469,22 @@ def test_published_folders_get_a_plain_copy(bases, tmp_path, monkeypatch, form):
     again = load_model(folder, device="cpu")
     assert again.path == model.path and (again.path / "model.safetensors").stat().st_mtime_ns == before
     assert load_model(bases(), device="cpu").path == Path(bases())
+
+
+@pytest.mark.parametrize("has", ["safetensors", "pickled"])
+def test_pickled_weights_are_fetched_where_there_are_no_others(tmp_path, monkeypatch, has):
+    asked = []
+
+    def from_hub(name, files=("*.safetensors",)):
+        asked.append(files)
+        wanted = "model.safetensors" if has == "safetensors" else "pytorch_model.bin"
+        if has == "safetensors" or "pytorch_model.bin" in files:
+            (tmp_path / wanted).touch()
+        return tmp_path
+
+    monkeypatch.setattr(plain, "_from_hub", from_hub)
+    assert plain.fetched("facebook/hubert-base-ls960") == tmp_path and len(asked) == (1 if has == "safetensors" else 2)
+    assert plain.fetched("openai/whisper-base") is None and plain.fetched("s3prl:hubert") is None
 
 
 # --- upstreams of s3prl ---------------------------------------------------------------------------------------------

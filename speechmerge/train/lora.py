@@ -28,13 +28,13 @@ def check_heads(model: SpeechModel, options: TrainOptions):
              "--freeze-encoder-share": options.freeze_encoder_share}
     for option, given in asked.items():
         if given and not model.has_head:
-            raise UsageError(f"{option}: models of the family {model.family} have no head beside the pre-trained network")
+            raise UsageError(f"{option}: models of the family {model.family} have no head beside their own network")
     if options.mask_time_prob and (model.spectral or options.tuning == "head"):
-        raise UsageError("--mask-time-prob masks what the transformer of an upstream hears while it is trained; elsewhere "
-                         "use --time-masks")
+        raise UsageError("--mask-time-prob masks what the transformer of an upstream hears while it is trained; "
+                         "elsewhere use --time-masks")
     if not model.spectral and (options.time_masks or options.frequency_masks):
-        raise UsageError(f"--time-masks, --frequency-masks: models of the family {model.family} hear waves, not features "
-                         "of time and frequency; use --mask-time-prob")
+        raise UsageError(f"--time-masks, --frequency-masks: models of the family {model.family} hear waves, not "
+                         "features of time and frequency; use --mask-time-prob")
 
 
 def freeze_front_end(model: SpeechModel, options: TrainOptions):

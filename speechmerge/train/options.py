@@ -57,7 +57,7 @@ class TrainOptions:
     head_size: int = 256
     head_layers: int = 2  # recurrent ones
     head_dropout: float = 0.0
-    mask_time_prob: float = 0.0  # of a frame of an upstream to lie in a masked stretch (SpecAugment of its pre-training)
+    mask_time_prob: float = 0.0  # of a frame of an upstream to lie in a masked stretch, as in its pre-training
     save_at: tuple[float, ...] = ()  # shares of all steps after which the model is kept too
 
     mix: tuple[tuple[str, float], ...] = ()  # (kind of input, share of its examples), see train/mix.py

@@ -4,8 +4,8 @@
                    1                 s < H = W + int(hold N)     hold
                    (N - s) / (N - H)                             linear to zero
 
-For the first `freeze_encoder_share` of the N steps only the head is trained, so that an untrained head does not pull the
-encoder away from what it knows: before optimizer step int(share N), counted from 0, the encoder has no gradients.
+For the first `freeze_encoder_share` of the N steps only the head is trained, so that an untrained head does not pull
+the encoder away from what it knows: before optimizer step int(share N), counted from 0, the encoder has no gradients.
 """
 import functools
 
@@ -43,7 +43,8 @@ class Pull:
         self.pairs = [(parameter, parameter.detach().clone()) for parameter in parameters if parameter.requires_grad]
 
     def __call__(self) -> torch.Tensor:
-        return sum((parameter - start).float().square().sum() for parameter, start in self.pairs if parameter.requires_grad)
+        learning = [(parameter, start) for parameter, start in self.pairs if parameter.requires_grad]
+        return sum((parameter - start).float().square().sum() for parameter, start in learning)
 
 
 class Early(TrainerCallback):
@@ -59,7 +60,7 @@ class Early(TrainerCallback):
 
 
 class Freezing(TrainerCallback):
-    """The pre-trained network takes no gradients before a share of all steps is done; what never takes any, never does."""
+    """The pre-trained network takes no gradients before a share of all steps is done. What never does stays so."""
 
     def __init__(self, speech, share: float):
         self.share = share

@@ -14,9 +14,11 @@ from torch import nn
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, write_json
-from speechmerge.models.base import FAMILIES, Context, Item, Loading, SpeechModel, pick_device, pretrained_options, require_files
+from speechmerge.models.base import (FAMILIES, Context, Item, Loading, SpeechModel, pick_device, pretrained_options,
+                                     require_files)
 from speechmerge.models.s3prl.ctc import beam_search, greedy, needed_frames, text_scores
-from speechmerge.models.s3prl.heads import FILE, HEADS, IGNORED, WEIGHTS, HeadSpec, make_head, read_head, save_head
+from speechmerge.models.s3prl.heads import (DEFAULT_HEADS, FILE, IGNORED, WEIGHTS, make_head, read_head, save_head,
+                                            spec_for, split, units_of)
 from speechmerge.models.s3prl.hub import PREFIX, RATE, load_hub, parse
 from speechmerge.models.s3prl.network import SHORTEST, Network, Waves, make_length_aware
 from speechmerge.models.s3prl.plain import fetched, plain_folder
@@ -26,7 +28,6 @@ CLASSES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLM
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 BUCKET = 25  # frames (0.5 s) within which lengths count as equal for batches
 AS_FINE_TUNED = {"layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-DEFAULT_HEADS = {"classification": "mean", "verification": "xvector"}  # by kind of task; others: ctc-linear
 
 
 @FAMILIES.register("s3prl")
@@ -119,8 +120,8 @@ class Upstream(SpeechModel):
 
     def unfreeze(self):
         if self.of_hub:
-            raise UsageError(f"--tuning full: what became of {self.source} could not be kept in a form that it is read from; "
-                             "take the same model as a folder of transformers, or --tuning lora or head")
+            raise UsageError(f"--tuning full: a fine-tuned {self.source} could not be kept in a form that s3prl reads; take "
+                             "the same model as a folder of transformers, or --tuning lora or head")
         self.tuning = "full"
         self.module.requires_grad_(True)
 
@@ -173,20 +174,8 @@ class Upstream(SpeechModel):
         from speechmerge.train.options import TrainOptions
 
         self.check_task(task)
-        options = options or TrainOptions()
-        kind = options.head or DEFAULT_HEADS.get(task.kind, "ctc-linear")
-        if kind not in HEADS:
-            raise UsageError(f"--head {kind!r}; {nearest(kind, HEADS)}")
-        if not HEADS[kind].ctc and labels is None:
-            raise UsageError(f"--head {kind}: the task {task.name} writes texts; expected ctc-linear or ctc-blstm")
-        units = getattr(task, "ctc_units", "char")
-        if HEADS[kind].ctc:
-            symbols = sorted({symbol for example in examples for symbol in self._split(task.written(example.target), units)})
-        else:
-            symbols = sorted({e.target for e in examples}) if task.kind == "verification" else labels
-        body = self.module.body
-        spec = HeadSpec(kind, task.name, options.features or "last", body.width, body.layers, tuple(symbols), units,
-                        options.head_size, options.head_layers, options.head_dropout)
+        options, body = options or TrainOptions(), self.module.body
+        spec = spec_for(task, examples, labels, options, body.width, body.layers)
         if not self.of_hub:
             self.mask(options.mask_time_prob)
         elif options.mask_time_prob:
@@ -198,7 +187,7 @@ class Upstream(SpeechModel):
     def mask(self, probability: float):
         """SpecAugment over the input of the transformer, in training; 0: none, whatever config.json says."""
         if probability and not hasattr(self.core, "masked_spec_embed"):
-            raise UsageError(f"--mask-time-prob: {self.source} has no masked_spec_embed, the vector that masked frames get")
+            raise UsageError(f"--mask-time-prob: {self.source} has no masked_spec_embed, what masked frames get")
         self.core.config.apply_spec_augment, self.core.config.mask_time_prob = probability > 0, probability
 
     def _put(self, head):
@@ -214,7 +203,7 @@ class Upstream(SpeechModel):
             return
         head = read_head(folder, self.module.body.width, self.module.body.layers)
         if head.spec.task != task.name:
-            raise SpeechMergeError(f"{folder}/{FILE}: the head of the task {head.spec.task}, expected one of {task.name}")
+            raise SpeechMergeError(f"{folder}/{FILE}: a head of the task {head.spec.task}, expected {task.name}")
         self._put(head)
 
     def equipment(self, folder):
@@ -224,8 +213,8 @@ class Upstream(SpeechModel):
     def check_task(self, task):
         """Raises UsageError for a task that a head cannot do."""
         if task.asks:
-            raise UsageError(f"the task {task.name} asks a question of each utterance, which an upstream with a head cannot "
-                             "read; choose an audio LLM with --model")
+            raise UsageError(f"the task {task.name} asks a question of each utterance, which an upstream with a head "
+                             "cannot read; choose an audio LLM with --model")
         if task.kind == "verification" and task.verification != "cosine":
             raise UsageError(f"{task.name}: an upstream compares embeddings: --verification cosine")
 
@@ -237,14 +226,14 @@ class Upstream(SpeechModel):
         found = []
         for id, utterance in sorted(data.utterances.items()):
             if utterance.speaker is None:
-                raise SpeechMergeError(f"{data.path / 'utt2spk'}: no speaker for utterance {id}; {task.name} learns them")
+                raise SpeechMergeError(f"{data.path / 'utt2spk'}: utterance {id} has no speaker to be learned")
             found.append(task.example(utterance, utterance.speaker))
         return found
 
     def _head(self):
         if self.head is None:
-            raise SpeechMergeError(f"{self.source}: no head for this task; train one (speechmerge train --tuning head) and "
-                                   "give its folder, or the experiment folder that it is registered in")
+            raise SpeechMergeError(f"{self.source}: no head for this task; train one (speechmerge train --tuning head) "
+                                   "and give its folder, or the experiment folder that it is registered in")
         return self.head
 
     # Audio
@@ -260,8 +249,9 @@ class Upstream(SpeechModel):
         wave = torch.from_numpy(wave)[None]
         if self.tuning != "head":
             return wave
+        length = torch.tensor([wave.shape[1]], device=self.device)
         with torch.no_grad():
-            states, _ = self.module.eval().states(wave.to(self.device, self.dtype), torch.tensor([wave.shape[1]]))
+            states, _ = self.module.eval().states(wave.to(self.device, self.dtype), length)
         return states[0].cpu()
 
     def context_frames(self, seconds):
@@ -270,15 +260,10 @@ class Upstream(SpeechModel):
 
     # Text
 
-    @staticmethod
-    def _split(text: str, units: str) -> list[str]:
-        words = text.split()
-        return words if units == "word" else list(" ".join(words))
-
     def target_ids(self, text: str) -> list[int]:
         """What the head has no symbol for (only in other data than it was built for) is left out."""
         spec = self._head().spec
-        symbols = self._split(text, spec.units) if self.head.ctc else [text]
+        symbols = split(text, spec.units) if self.head.ctc else [text]
         return [self.numbers[symbol] for symbol in symbols if symbol in self.numbers]
 
     def text_of(self, ids: list[int]) -> str:
@@ -286,7 +271,7 @@ class Upstream(SpeechModel):
         return " ".join(symbols) if self.head.spec.units == "word" else "".join(symbols).strip()
 
     def writes(self, text):
-        """A head of CTC writes whatever it was trained on; the brackets and quotes of JSON would cost too many frames."""
+        """CTC writes whatever it was trained on, but the brackets and quotes of JSON would cost too many frames."""
         return not set('{"').intersection(text)
 
     def fits(self, example, task):
@@ -295,7 +280,7 @@ class Upstream(SpeechModel):
         if task.kind in DEFAULT_HEADS:
             known = self.head is None or self.head.ctc or example.target in self.numbers
             return None if known else f"the head has no label {example.target!r}"
-        symbols = self._split(task.written(example.target), getattr(task, "ctc_units", "char"))
+        symbols = split(task.written(example.target), units_of(task))
         frames = int(self.module.body.frames(max(round(self.seconds(example) * self.rate), SHORTEST)))
         if needed_frames(symbols) > frames:
             return f"{len(symbols)} symbols in {frames} frames: CTC cannot write them"
@@ -348,7 +333,8 @@ class Upstream(SpeechModel):
     @torch.inference_mode()
     def encoder_states(self, batch, layer):
         """All blocks are computed, also those above `layer`; padding ends in no row's states."""
-        states, lengths = self.module.eval().body(batch["waves"].to(self.device), batch["lengths"].to(self.device), layer >= 0)
+        waves, lengths = batch["waves"].to(self.device), batch["lengths"].to(self.device)
+        states, lengths = self.module.eval().body(waves, lengths, layer >= 0)
         return states[:, layer], lengths
 
     @torch.inference_mode()
@@ -400,6 +386,6 @@ class Upstream(SpeechModel):
         chosen = [which] if isinstance(which, str) else list(which)
         for name in chosen:
             if not any(full == name or full.endswith("." + name) for full in names):
-                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, or names out of "
-                                 f"{', '.join(last)}")
+                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, or names out "
+                                 f"of {', '.join(last)}")
         return chosen

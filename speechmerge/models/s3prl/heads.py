@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from speechmerge.errors import SpeechMergeError
+from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_mapping, write_json
 from speechmerge.registry import nearest
 
@@ -185,6 +185,37 @@ class XVector(Head):
 
 HEADS = {"ctc-linear": LinearCTC, "ctc-blstm": RecurrentCTC, "mean": MeanPool, "attention": AttentionPool,
          "xvector": XVector}
+
+
+DEFAULT_HEADS = {"classification": "mean", "verification": "xvector"}  # by kind of task; others: ctc-linear
+
+
+def units_of(task) -> str:
+    """What a symbol of CTC is in this task's texts; a task of phones says "word"."""
+    return getattr(task, "ctc_units", "char")
+
+
+def split(text: str, units: str) -> list[str]:
+    words = text.split()
+    return words if units == "word" else list(" ".join(words))
+
+
+def spec_for(task, examples, labels, options, width: int, layers: int) -> HeadSpec:
+    """The head that TrainOptions ask for; its symbols are those of the examples, or the labels.
+
+    Raises UsageError for a head that is unknown or that the task has no use for.
+    """
+    kind = options.head or DEFAULT_HEADS.get(task.kind, "ctc-linear")
+    if kind not in HEADS:
+        raise UsageError(f"--head {kind!r}; {nearest(kind, HEADS)}")
+    if not HEADS[kind].ctc and labels is None:
+        raise UsageError(f"--head {kind}: the task {task.name} writes texts; expected ctc-linear or ctc-blstm")
+    if HEADS[kind].ctc:
+        symbols = sorted({word for example in examples for word in split(task.written(example.target), units_of(task))})
+    else:
+        symbols = sorted({example.target for example in examples}) if task.kind == "verification" else labels
+    return HeadSpec(kind, task.name, options.features or "last", width, layers, tuple(symbols), units_of(task),
+                    options.head_size, options.head_layers, options.head_dropout)
 
 
 def make_head(spec: HeadSpec) -> Head:

@@ -58,7 +58,7 @@ class HubUpstream(nn.Module):
 
     def _run(self, waves, lengths, weighted):
         if weighted and not self.uniform:
-            raise UsageError("--features weighted: the layers of this upstream differ in size or rate; use --features last")
+            raise UsageError("--features weighted: layers of this upstream differ in size or rate; use --features last")
         states, counts = self.upstream(waves, lengths)
         return torch.stack(states, 1) if weighted else states[-1][:, None], counts[-1]
 
@@ -100,10 +100,11 @@ def load_hub(source: str) -> HubUpstream:
     if name not in hub.options():
         raise UsageError(f"--model {source}: s3prl has no upstream {name!r}; {_near(name, hub.options())}")
     if path is None and name.endswith(CUSTOM):
-        raise UsageError(f"--model {source}: this upstream reads a checkpoint of yours; expected {PREFIX}{name}@/path/to/it")
+        raise UsageError(f"--model {source}: it reads a checkpoint of yours; expected {PREFIX}{name}@/path/to/it")
     if path is not None and not name.endswith(CUSTOM):
         entries = [name + ending for ending in CUSTOM if name + ending in hub.options()]
-        hint = f"use {PREFIX}{entries[0]}@{path}" if entries else _near(name, [n for n in hub.options() if n.endswith(CUSTOM)])
+        others = [entry for entry in hub.options() if entry.endswith(CUSTOM)]
+        hint = f"use {PREFIX}{entries[0]}@{path}" if entries else _near(name, others)
         raise UsageError(f"--model {source}: the upstream {name} fetches its own checkpoint; {hint}")
     if path is not None and not Path(path).expanduser().exists():
         raise SpeechMergeError(f"--model {source}: {path}: no such file or folder")
@@ -129,8 +130,8 @@ def _construct(upstream_class, source, name, path):
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if path is not None:
             raise SpeechMergeError(f"--model {source}: s3prl cannot read this checkpoint ({reason})") from error
-        raise SpeechMergeError(f"--model {source}: s3prl could not make this upstream ({reason}); without network, give a "
-                               f"checkpoint: {PREFIX}NAME_custom@/path/to/it") from error
+        raise SpeechMergeError(f"--model {source}: s3prl could not make this upstream ({reason}); without network, give "
+                               f"a checkpoint: {PREFIX}NAME_custom@/path/to/it") from error
 
 
 def _library():
@@ -138,7 +139,7 @@ def _library():
         import s3prl.hub as hub
         from s3prl.nn import S3PRLUpstream
     except (ImportError, AttributeError, OSError) as error:  # the old s3prl fails on torchaudio 2.9 with AttributeError
-        raise SpeechMergeError(f"models of s3prl need the package s3prl, which does not load here ({error}); {INSTALL}") from error
+        raise SpeechMergeError(f"models of s3prl need its package, which does not load here ({error}); {INSTALL}") from error
     return hub, S3PRLUpstream
 
 

@@ -59,7 +59,7 @@ def make_length_aware(core):
 
 
 class Waves(nn.Module):
-    """An upstream of transformers: HubertModel, Wav2Vec2Model or WavLMModel (or a PeftModel around one) as `upstream`."""
+    """`upstream`: a HubertModel, Wav2Vec2Model or WavLMModel of transformers, or a PeftModel around one."""
 
     def __init__(self, upstream):
         super().__init__()
@@ -91,7 +91,7 @@ class Waves(nn.Module):
         if not equal:
             mask = (torch.arange(waves.shape[1], device=waves.device) < lengths[:, None]).long()
         self._tell(None if equal else lengths)
-        front = self.core.feature_extractor  # transformers else makes a graph of it, even where nothing in it is trained
+        front = self.core.feature_extractor  # else transformers makes a graph of it, though nothing in it is trained
         front._requires_grad = any(parameter.requires_grad for parameter in front.parameters())
         found = self.upstream(waves, attention_mask=mask, output_hidden_states=weighted)
         states = torch.stack(found.hidden_states, 1) if weighted else found.last_hidden_state[:, None]
