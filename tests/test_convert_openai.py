@@ -21,7 +21,8 @@ THEIRS = {"self_attn.q_proj": "attn.query", "self_attn.k_proj": "attn.key", "sel
 TOP = {"encoder.embed_positions.weight": "encoder.positional_embedding", "encoder.layer_norm.": "encoder.ln_post.",
        "decoder.embed_positions.weight": "decoder.positional_embedding", "decoder.layer_norm.": "decoder.ln.",
        "decoder.embed_tokens.": "decoder.token_embedding."}
-SENTENCES = ["the test of that tone tells the truth", "naïve café — déjà vu", "so it's 12 o'clock, isn't it?", "  two  spaces\n"]
+SENTENCES = ["the test of that tone tells the truth", "naïve café — déjà vu", "so it's 12 o'clock, isn't it?",
+             "  two  spaces\n"]
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,8 @@ def test_damaged_and_contradicting_checkpoints(tool, files, tmp_path):
 def test_damaged_vocabulary(tool, files, tmp_path):
     checkpoint, words, _ = files
     lines = words.read_text().splitlines()
-    for text, message in ((lines[:40] + lines[41:], "ranks are not"), (["???? 0"], "line 1: found"), (["QQ=="], "line 1")):
+    cases = (lines[:40] + lines[41:], "ranks are not"), (["???? 0"], "line 1: found"), (["QQ=="], "line 1")
+    for text, message in cases:
         (tmp_path / "x.tiktoken").write_text("\n".join(text))
         with pytest.raises(SpeechMergeError, match=message):
             tool.convert(checkpoint, tmp_path / "hf", tmp_path / "x.tiktoken")

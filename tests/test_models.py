@@ -278,8 +278,8 @@ def variant(base, folder, generation=None, **sizes):
     return folder
 
 
-VARIANTS = {"large-v3": {"num_mel_bins": 128}, "distil": {"decoder_layers": 1}, "turbo": {"num_mel_bins": 128, "encoder_layers": 3},
-            "base.en": {"generation": {"is_multilingual": False}}}
+VARIANTS = {"large-v3": {"num_mel_bins": 128}, "distil": {"decoder_layers": 1},
+            "turbo": {"num_mel_bins": 128, "encoder_layers": 3}, "base.en": {"generation": {"is_multilingual": False}}}
 
 
 @pytest.mark.parametrize("name", VARIANTS)

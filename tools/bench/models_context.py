@@ -69,7 +69,8 @@ def study(args) -> dict[str, dict]:
 
 def every(examples: list, limit: int) -> list:
     """Evenly spread; 0: all."""
-    return examples if not limit or len(examples) <= limit else [examples[i * len(examples) // limit] for i in range(limit)]
+    count = min(limit or len(examples), len(examples))
+    return [examples[i * len(examples) // count] for i in range(count)]
 
 
 def table(rows: dict) -> str:

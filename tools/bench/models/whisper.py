@@ -71,7 +71,8 @@ class Bench:
         return min(self.args.utterances, len(self.examples))
 
     def training(self, context: dict, seconds: int | None):
-        ours, plain = functools.cache(lambda: OurTraining(self, context)), functools.cache(lambda: PlainTraining(self, seconds))
+        ours = functools.cache(lambda: OurTraining(self, context))
+        plain = functools.cache(lambda: PlainTraining(self, seconds))
         return lambda: ours().run(), lambda: plain().run()
 
     def decoding(self, context: dict, seconds: int | None):
@@ -129,8 +130,8 @@ class OurTraining:
     def run(self) -> Finding:
         restart(self.model.module)
         with tempfile.TemporaryDirectory() as folder:
-            return timed(TaskTrainer(self.model, self.bench.task, self.bench.train_examples(), [], None, self.bench.options(),
-                                     Path(folder, "checkpoints")))
+            return timed(TaskTrainer(self.model, self.bench.task, self.bench.train_examples(), [], None,
+                                     self.bench.options(), Path(folder, "checkpoints")))
 
 
 def plain_model(args, seconds: int | None):
