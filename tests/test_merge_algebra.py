@@ -193,3 +193,11 @@ def test_applied_changes_a_module_and_restores_its_bytes():
     with pytest.raises(SpeechMergeError, match="no such parameter"), vector(1).applied(module):
         pass
     assert torch.equal(module["a"].weight, before)
+
+
+def test_applied_changes_buffers_too():
+    norm = torch.nn.BatchNorm1d(4)
+    change = torch.arange(4.0)
+    with TaskVector({"running_mean": Dense(change)}, Base("base", "f" * 64)).applied(norm):
+        assert torch.equal(norm.running_mean, change)
+    assert torch.equal(norm.running_mean, torch.zeros(4))

@@ -25,7 +25,7 @@ from speechmerge.storage.safetensors_writer import Writer, header_of, longest_he
 from speechmerge.storage.torch_write import TorchWriter
 
 METADATA = "merge_metadata.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".pkl", ".npz")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".pkl")
 PREFIX = "base_model.model."
 PIECE = 1 << 22  # bytes of unchanged weights that are copied at once
 

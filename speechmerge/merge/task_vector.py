@@ -65,7 +65,7 @@ class TaskVector:
         finally:
             with torch.no_grad():
                 for name, tensor in kept.items():
-                    module.get_parameter(name).copy_(tensor)
+                    _weight(module, name).copy_(tensor)
 
     def save(self, folder, as_="lora", rank=None, base=None, threads=None, device=None):
         """Write the vector as a PEFT adapter ("lora"), as full weights ("full") or as its deltas ("delta").
@@ -105,9 +105,9 @@ def check_shapes(vectors):
 
 
 def _parameter(module, name: str, delta: Delta):
-    """The module's own parameter. SpeechMergeError where it has none of that name and shape."""
+    """The module's own parameter, or buffer. SpeechMergeError where it has none of that name and shape."""
     try:
-        parameter = module.get_parameter(name)
+        parameter = _weight(module, name)
     except AttributeError as error:
         raise SpeechMergeError(f"key {name}: the model {type(module).__name__} has no such parameter") from error
     if tuple(parameter.shape) != delta.shape:
@@ -115,3 +115,11 @@ def _parameter(module, name: str, delta: Delta):
             f"key {name}: the model has shape {list(parameter.shape)}, the delta {list(delta.shape)}"
         )
     return parameter
+
+
+def _weight(module, name: str):
+    """Means and variances that a model normalises by are buffers, and saved like parameters."""
+    try:
+        return module.get_parameter(name)
+    except AttributeError:
+        return module.get_buffer(name)

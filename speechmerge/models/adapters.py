@@ -134,7 +134,7 @@ def _add_delta(model, directory: Path, saved: dict):
 
 
 def _matching(model, directory: Path, name: str, shape):
-    parameters = dict(model.core.named_parameters(remove_duplicate=False))
+    parameters = {**dict(model.core.named_buffers()), **dict(model.core.named_parameters(remove_duplicate=False))}
     if name not in parameters or parameters[name].shape != shape:
         found = "no such weight" if name not in parameters else f"shape {tuple(parameters[name].shape)}"
         raise SpeechMergeError(f"{directory}: weight {name} has shape {tuple(shape)}, {model.source} has {found}")
