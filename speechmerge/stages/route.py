@@ -14,8 +14,10 @@ def add_arguments(parser):
     parser.add_argument("--router", required=True, help="folder that train-router wrote")
     parser.add_argument("--strategies", type=mapping_or_value, default={}, help="{name: {option: value}} as for train-router; "
                         "default: those that are registered for this router")
-    parser.add_argument("--adapters", type=mapping_or_value, default={}, help="{label: adapter}, where they are not called alike")
-    parser.add_argument("--base-labels", nargs="*", action=CommaList, default=[], help="labels without adapter: the base alone")
+    parser.add_argument("--adapters", type=mapping_or_value, default={}, help="{label: adapter}, where they are not called alike; default: "
+                        "as this router's other systems")
+    parser.add_argument("--base-labels", nargs="*", action=CommaList, default=[], help="labels without adapter: the base alone; "
+                        "default likewise")
     parser.add_argument("--tasks", required=True, nargs="+", action=CommaList, help="or sets: DATA/<set>/<split>")
     parser.add_argument("--task", help="of all, where --tasks are sets (languages); default: that of the set's adapter")
     parser.add_argument("--data", default="data", help="folder that holds <task>/<split>/")
@@ -60,12 +62,14 @@ def chosen_systems(args) -> list[str]:
     from speechmerge.route.systems import register
 
     router = Path(args.router)
+    known = {name: entry for name, entry in known_routings(args.exp_dir).items() if Path(entry["router"]).resolve() == router.resolve()}
     if args.strategies:
-        return register(args.exp_dir, router, args.strategies, args.adapters or {}, args.base_labels)
-    found = [name for name, entry in known_routings(args.exp_dir).items() if Path(entry["router"]).resolve() == router.resolve()]
-    if not found:
+        before = next(iter(known.values()), {})  # the adapters of a router's other systems, unless others are given
+        adapters = args.adapters or before.get("adapters", {})
+        return register(args.exp_dir, router, args.strategies, adapters, args.base_labels or before.get("base_labels", []))
+    if not known:
         raise UsageError(f"--strategies is not given, and none is registered for {router} in {args.exp_dir}/routed.json")
-    return found
+    return list(known)
 
 
 def accuracy(decoder, system) -> str:
