@@ -15,6 +15,7 @@ from torch.func import functional_call
 from speechmerge.errors import SpeechMergeError
 
 LINEAR_IN_PARAMETERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, nn.LayerNorm, nn.GroupNorm)
+SCALES = ("Qwen2RMSNorm", "Qwen2_5OmniRMSNorm")  # weight times normalised input, in classes of transformers' own
 
 
 class Stack:
@@ -88,6 +89,6 @@ class Changes:
 
 def check_module(name: str, module: nn.Module):
     """SpeechMergeError where a module's output is not known to be linear in its parameters."""
-    if not isinstance(module, LINEAR_IN_PARAMETERS):
+    if not isinstance(module, LINEAR_IN_PARAMETERS) and type(module).__name__ not in SCALES:
         raise SpeechMergeError(f"adapter bank: {name} lies in a {type(module).__name__}; deltas are mixed at run time in "
                                f"{', '.join(kind.__name__ for kind in LINEAR_IN_PARAMETERS)}; merge these adapters instead")

@@ -213,7 +213,7 @@ def write_full(vector: TaskVector, folder: Path, base: Base, rank) -> dict:
     """model.safetensors = base + delta, block by block, and the base's config and tokenizer files."""
     start = check_full(vector, base)
     with full_writer(start, vector, folder) as writer:
-        slots = writer.slots
+        slots = {name: writer.slots[entry.name] for name, entry in start.entries.items() if entry.name in writer.slots}
 
         def fill(part):
             name, work = part
@@ -240,7 +240,7 @@ def full_writer(start: Checkpoint, vector: TaskVector, folder: Path):
     around its weights; what transformers would load becomes safetensors."""
     if start.torch is not None and not start.torch.path.name.startswith("pytorch_model"):
         return TorchWriter(start.torch, folder / start.torch.path.name, sorted(vector.deltas))
-    layout = {name: (entry.dtype, entry.shape) for name, entry in start.entries.items()}
+    layout = {entry.name: (entry.dtype, entry.shape) for entry in start.entries.values()}  # the base's own names
     room, names = header_of(layout, note(vector))
     writer = Writer(folder / "model.safetensors", room)
     for name in names:

@@ -23,7 +23,7 @@ CONTEXTS = ("full", "dynamic")
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("4bit", "8bit")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # code of others and pickled weights are not fetched
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # code of others and pickled weights are not fetched
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 BLOCK = re.compile(r"(?:^|\.)(\w+)\.(?:layers|encoders|decoders)\.(\d+)\.")  # Whisper, HuBERT, Qwen; ESPnet
 
@@ -64,8 +64,8 @@ class Context:
     """How much audio the encoder sees: always all it can hold, or as much as the utterance needs (seconds)."""
 
     kind: str = "full"
-    minimum: float = 2.0
-    step: float = 0.5
+    minimum: float = 6.0  # a published Whisper that hears less repeats itself; measured in egs/asterisk
+    step: float = 3.0
 
     def __post_init__(self):
         if self.kind not in CONTEXTS:

@@ -9,6 +9,7 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_mapping
 from speechmerge.hashes import remembered
+from speechmerge.storage.names import by_network_name
 from speechmerge.storage.safetensors_file import Entry, read_bytes, read_header, read_tensor
 from speechmerge.storage.torch_file import SUFFIXES, TorchFile, open_torch_file
 
@@ -35,6 +36,7 @@ class Checkpoint:
                     raise SpeechMergeError(f"{path}: key {name} also stands in {self.entries[name].path}")
                 self.entries[name] = entry
         self._check_index()
+        self.entries = by_network_name(self.folder, self.entries)
 
     def _check_index(self):
         """Every weight is in the shard that the index names."""

@@ -58,7 +58,7 @@ class QwenAudio(SpeechModel):
         """An adapter, or the whole network with the base's own tokenizer, template and feature files, byte for byte."""
         if self.module is not self.core:
             return super().save(folder)
-        self.module.save_pretrained(folder, save_original_format=False)  # names as in the network, which adapters share
+        self.module.save_pretrained(folder)
         for pattern in COMPANIONS:
             for file in self.path.glob(pattern):
                 shutil.copyfile(file, Path(folder) / file.name)
