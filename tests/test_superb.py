@@ -198,10 +198,20 @@ def test_table_scores_and_curve(tmp_path):
     assert anchors["scores"]["fbank"] == 0 and anchors["scores"]["alpha0"] == pytest.approx(1000)
     assert anchors["scores"]["alpha0.25"] == pytest.approx(1000 * (0.5 / 0.4 + 0.45 / 0.4) / 2)
     assert "| alpha0.25 | 40.0 [35.0, 45.0] | 85.0 [80.0, 90.0] |" in text and "PR PER ↓" in text
-    assert "order of upstreams does" in text and "Not in the last column" in text
+    assert "its size means nothing" in text and "Not in the last column" in text
     assert text == (tmp_path / "superb.md").read_text()
     assert (tmp_path / "superb.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert curve_points(upstreams) == [(0.0, "alpha0"), (0.25, "alpha0.25"), (1.0, "alpha1")]
+
+
+def test_gains_within_chance_are_no_anchors(tmp_path):
+    fake_cells(tmp_path)
+    upstreams = {name: f"models/{name}" for name in CELLS}
+    noisy = json.loads((tmp_path / "alpha0/kws/scores.json").read_text())
+    noisy["generation"]["ci"] = [0.39, 0.9]  # fbank's 0.4 lies in it: their difference may be chance
+    write_json(tmp_path / "alpha0/kws/scores.json", noisy)
+    write_results(tmp_path, upstreams, ["phones", "kws", "emotion"], low="fbank", high="alpha0")
+    assert json.loads((tmp_path / "superb.json").read_text())["anchored"]["left_out"] == ["ER", "KS"]
 
 
 def test_a_missing_cell_is_named(tmp_path):

@@ -12,8 +12,8 @@ from speechmerge.report.results_md import table
 
 ALPHA = re.compile(r"alpha(\d+(?:\.\d+)?)")
 NAMES = {"per": "PER", "wer": "WER", "eer": "EER", "slot_type_f1": "slot F1", "slot_value_cer": "slot CER"}
-MINI = ("The references of the SUPERB score are of SUPERB's own corpora. On other data its size means nothing; the order of "
-        "upstreams does.")
+MINI = ("The references of the SUPERB score are of SUPERB's own corpora. On other data its size means nothing, and the order of "
+        "upstreams hangs on the tasks whose references are close together: a point of ASV's EER counts as fifteen of accuracy in KS.")
 THEIRS = {ours: task for task, (ours, _) in OURS.items()}  # {task here: SUPERB's name}
 
 
@@ -23,7 +23,7 @@ def write_results(exp_dir, upstreams: dict[str, str], tasks: list[str], low=None
     cells = {name: {task: read_cell(exp_dir / name / task) for task in tasks} for name in upstreams}
     rows = {name: superb_row(cells[name]) for name in cells}
     results = {"upstreams": upstreams, "tasks": tasks, "cells": cells, "superb_s": scores_of(rows),
-               "anchored": anchored(rows, low, high), **provenance(seed=seed)}
+               "anchored": anchored(rows, cells, low, high), **provenance(seed=seed)}
     write_json(exp_dir / "superb.json", results)
     text = markdown(results)
     write_text(exp_dir / "superb.md", text)
@@ -60,14 +60,21 @@ def scores_of(rows) -> dict[str, float]:
     return {name: superb_score(row) for name, row in rows.items() if row}
 
 
-def anchored(rows, low, high) -> dict | None:
-    """The same formula with two of our own upstreams as 0 and 1000, over the tasks on which they differ the right way."""
+def anchored(rows, cells, low, high) -> dict | None:
+    """The same formula with two of our own upstreams as 0 and 1000, over the tasks on which they differ the right way and
+    by more than chance: neither's deciding metric lies in the other's interval. A share of a smaller gain is noise."""
     if not (low and high):
         return None
-    tasks = [task for task in comparable(rows[low], rows[high])]
+    tasks = [task for task in comparable(rows[low], rows[high])
+             if apart(*(cells[name][OURS[task][0]] for name in (low, high)))]
     scores = {name: superb_score({task: row[task] for task in tasks}, rows[low], rows[high]) if tasks else None
               for name, row in rows.items()}
     return {"low": low, "high": high, "tasks": tasks, "left_out": sorted(rows[low].keys() - set(tasks)), "scores": scores}
+
+
+def apart(first: dict, second: dict) -> bool:
+    values = [cell["values"][cell["metric"]] for cell in (first, second)]
+    return not any(cell["ci"][0] <= value <= cell["ci"][1] for cell, value in zip((first, second), reversed(values)))
 
 
 def markdown(results: dict) -> str:
@@ -83,7 +90,7 @@ def markdown(results: dict) -> str:
     sizes = ", ".join(f"{THEIRS.get(task, task)} {first[task]['n']}" for task in tasks)
     notes = [f"Percent, [95 % interval by bootstrap]; test items: {sizes}.", MINI]
     if anchors and anchors["left_out"]:
-        notes.append(f"Not in the last column, since {anchors['high']} is no better than {anchors['low']} there: "
+        notes.append(f"Not in the last column, since {anchors['high']} is not better than {anchors['low']} beyond chance there: "
                      f"{', '.join(anchors['left_out'])}.")
     origin = f"`{results['command']}` (seed {results['seed']}, commit {results['commit']})"
     return "\n\n".join([table(header, rows), *notes, origin]) + "\n"
