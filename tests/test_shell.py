@@ -106,7 +106,13 @@ def test_wrong_usage(options, message, tmp_path):
 
 
 def test_unknown_job_back_end():
-    assert "cmd_backend=slurm: no such job back end, there is: local" in refused("--dry-run", "true", cmd_backend="slurm")
+    assert "cmd_backend=pbs: no such job back end, there is: local slurm" in refused("--dry-run", "true", cmd_backend="pbs")
+    assert "cmd_backend=pbs: no such job back end" in refused("--dry-run", "true", SPEECHMERGE_CMD="pbs")
+
+
+def test_a_cluster_has_gpus_of_its_own():
+    _, commands = dry("--stage", "train", "--ngpu", "1", "--nj", "6", cmd_backend="slurm")
+    assert commands[0].startswith("slurm.sh --gpu 1 --max-jobs-run 6 TASK=")
 
 
 def test_help_shows_stages_options_and_the_recipes_values():

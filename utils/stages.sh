@@ -53,7 +53,9 @@ speechmerge() { run python -m speechmerge "$@"; }
 run_jobs() {
     local backend lists=()
     read -ra backend <<<"$1"
-    if [[ $ngpu -gt 0 && $device == cuda ]]; then
+    if [[ $ngpu -gt 0 && $device == cuda && $cmd_backend == slurm ]]; then
+        backend+=(--gpu 1 --max-jobs-run "$nj") # GPUs of the cluster, not of this machine
+    elif [[ $ngpu -gt 0 && $device == cuda ]]; then
         backend+=(--gpu 1 --max-jobs-run "$((ngpu < nj ? ngpu : nj))")
     else
         backend+=(--max-jobs-run "$nj")
