@@ -120,14 +120,19 @@ def do_cell(args, folder, task: str, model: str, data) -> bool:
     splits = {split: DataDir.read(data / split) for split in (args.train_split, args.dev_split, args.split)}
     options = {"task": task, "seed": args.seed, "options": {**TRAIN, **args.train_options},
                "data": [splits[split].fingerprint() for split in splits]}
-    local = Path(model).expanduser()
-    key = step_key({**options, "model": None if local.is_dir() else model}, [*configs, *([local] if local.is_dir() else [])])
+    weights = model_files(Path(model).expanduser())
+    key = step_key({**options, "model": None if weights else model}, [*configs, *weights])
     if is_done(folder, key) and not args.force:
         return True
     train_head(args, folder, task, model, data, configs)
     write_json(folder / "scores.json", {**read_json(decoded(args, folder, task, model, data)), "upstream": model})
     mark_done(folder, key, ["scores.json"])
     return False
+
+
+def model_files(folder) -> list:
+    """What decides of a local model; none for a name on the hub."""
+    return sorted(path for pattern in ("*config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
 
 
 def train_head(args, folder, task, model, data, configs):
