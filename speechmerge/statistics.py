@@ -61,7 +61,7 @@ class Source:
         if len(examples) > options.max_examples:
             chosen = random.Random(options.seed).sample(examples, options.max_examples)
             examples = sorted(chosen, key=lambda example: example.id)
-        self.batches = Batches(model, task, examples)
+        self.batches = Batches(model, task, examples, system.path)
 
     def facts(self) -> dict:
         """What went into it."""

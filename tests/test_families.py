@@ -97,6 +97,14 @@ def test_one_recipe_for_every_family(family, data, tmp_path, monkeypatch, capsys
         for system in SYSTEMS:
             lines = (tmp_path / f"exp/decode/test/{system}/{task}/hyp").read_text().splitlines()
             assert [line.split()[0] for line in lines] == sorted(DataDir.read(data / task / "test").utterances)
+    words = ["statistics", "--kind", "gram", "--adapters", "kws", "emotion", "--data", data, "--exp-dir", tmp_path / "exp", "--max-examples", "2"]
+    assert main([*map(str, words)]) == 0, capsys.readouterr().err
+    learn = "{type: %s, params: {steps: 2, batch_size: 3, variant: %s}}"
+    for kind, variant in (("supermerge", "layer_wise"), ("adamerging", "task_wise")):
+        words = ["merge", "--adapters", "kws", "emotion", "--method", "weighted_delta_n", "--optimizer", learn % (kind, variant), "--data", data,
+                 "--exp-dir", tmp_path / "exp", "--output-dir", tmp_path / kind]
+        assert main([*map(str, words)]) == 0, capsys.readouterr().err
+        assert (tmp_path / kind / "adapter_model.safetensors").is_file()
     table = {entry["name"]: entry["scores"] for entry in read_json(tmp_path / "exp/scores_test.json")["systems"]}
     assert set(table) == SYSTEMS
     assert all(0 <= scores[task]["labels"] <= 1 for scores in table.values() for task in TASKS)

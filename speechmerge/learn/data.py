@@ -1,7 +1,7 @@
 """The examples that coefficients are learned on, and what a model says to a batch of them."""
 import random
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -16,8 +16,11 @@ STRATEGIES = ("uniform", "inverse", "sqrt_inverse", "balanced", "none")
 class TaskData:
     """One task's examples in batches: number `i` is a function of the seed alone, so that a killed run goes on."""
 
-    def __init__(self, name: str, task, data, model, options: dict):
-        """`data`: a DataDir. SpeechMergeError where no example fits the model."""
+    def __init__(self, name: str, task, data, model, options: dict, head=None):
+        """`data`: a DataDir; `head`: folder of the task's own adapter, see SpeechModel.equip. SpeechMergeError where no
+        example fits the model."""
+        self.head = head
+        model.equip(task, head)
         self.name, self.task, self.labels, self.model = name, task, task.labels(data), model
         self.size, self.seed = options["batch_size"], options["seed"]
         examples = [example for example in task.examples(data) if not model.fits(example, task)]
@@ -37,6 +40,7 @@ class TaskData:
             draw = random.Random(f"{self.seed}/{self.name}/batch {number}")
             chosen = draw.choices(range(len(self.examples)), self.weights, k=self.size)
         examples = [self.examples[index] for index in chosen]
+        self.model.equip(self.task, self.head)
         return Batch(self.model, self.task, self.labels,
                      [Item(e, self.cache.get(e, self.model.features), self.model.seconds(e)) for e in examples])
 
@@ -78,25 +82,10 @@ class Batch:
 
     def cross_entropy(self) -> torch.Tensor:
         """Mean over the target tokens."""
-        batch = self.inputs(self.items)
-        return self.model.loss(self.outputs(batch), batch["labels"])
+        batch = self.model.to_device(self.model.collate(self.items, self.task, training=True))
+        return self.model.loss(self.model.respond(batch), batch["labels"])
 
     def entropy(self) -> torch.Tensor:
         """Mean over the examples of H(p(label | x)), p from the log-likelihoods of all labels' texts."""
-        heard = self.model.heard(self.inputs(self.items))
-        scores = torch.stack([self.log_likelihoods(label, heard) for label in self.labels], dim=-1).log_softmax(-1)
+        scores = self.model.label_scores(self.items, self.task, self.labels).log_softmax(-1)
         return -(scores.exp() * scores).sum(-1).mean()
-
-    def log_likelihoods(self, label: str, heard=None) -> torch.Tensor:
-        """[examples]: log p(label's text | x), summed over its tokens. heard: see SpeechModel.heard."""
-        batch = self.inputs([replace(item, example=replace(item.example, target=label)) for item in self.items])
-        labels = batch["labels"]
-        chosen = self.outputs({**batch, **(heard or {})}).logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-        return (chosen * (labels >= 0)).sum(-1)
-
-    def inputs(self, items) -> dict:
-        batch = self.model.collate(items, self.task, training=True)
-        return {key: value.to(self.model.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-
-    def outputs(self, batch: dict):
-        return self.model.core(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False)

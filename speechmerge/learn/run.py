@@ -20,7 +20,7 @@ from speechmerge.merge.config.spec import MergeSpec
 from speechmerge.merge.delta import LowRank
 from speechmerge.merge.tag import task_combo
 from speechmerge.provenance import provenance
-from speechmerge.systems import adapter_labels, content_files
+from speechmerge.systems import adapter_labels, content_files, own_adapter
 
 log = logging.getLogger(__name__)
 METHOD = "weighted_delta_n"
@@ -110,12 +110,19 @@ def make(spec: MergeSpec, systems, learner, sets, folder: Path, data, device):
                        options["delta_residency"] == "gpu_cache")
     if options["merge_impl"] == "fused_lora_linear":
         refuse_dense(bank)
-    tasks = {name: TaskData(name, task, DataDir.read(Path(data) / name / options["split"]), model, options)
+    heads = {name: head_of(name, task, systems, folder.parents[3]) for name, task in sets.items()}
+    tasks = {name: TaskData(name, task, DataDir.read(Path(data) / name / options["split"]), model, options, heads[name])
              for name, task in sets.items()}
     learner.check_tasks(tasks)
     loop = Loop(bank, tasks, learner, folder)
     state = loop.run()
     write(folder, spec, learner, bank, loop.coefficients(state.parameters).values, state, list(tasks), model)
+
+
+def head_of(name: str, task, systems, exp_dir) -> str | None:
+    """The folder of a task's own adapter: of those that are merged, else the registered one."""
+    own = [system.path for label, system in systems if name in (label, system.name) or system.task == task.name]
+    return own[0] if own else own_adapter(name, task.name, exp_dir)
 
 
 def model_options(spec, options, device):

@@ -10,7 +10,7 @@ folders and names are theirs (`recognises`, `find`).
 import contextlib
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechmerge.data.batching import audio_seconds
@@ -195,10 +195,30 @@ class SpeechModel:
         """Mean cross-entropy per target token; with `num_items_in_batch` the sum divided by it (accumulation)."""
         raise NotImplementedError
 
+    def respond(self, batch: dict):
+        """Outputs of a training batch on the model's device, with gradients where they are asked for; `loss` takes them."""
+        return self.module(**{"use_cache": False, **{key: value for key, value in batch.items() if key != "labels"}})
+
     def heard(self, batch: dict) -> dict:
         """What of a training batch does not depend on the targets, computed once, with gradients: to be given in place of
         it with other targets."""
         return {}
+
+    def label_scores(self, items: list[Item], task, labels: list[str]):
+        """Tensor (items, labels), with gradients: log p(label's text | utterance), summed over its tokens."""
+        import torch
+
+        shared, columns = self.heard(self.to_device(self.collate(items, task, training=True))), []
+        for label in labels:
+            batch = self.collate([replace(item, example=replace(item.example, target=label)) for item in items], task, training=True)
+            batch = self.to_device(batch)
+            logits, targets = self.respond({**batch, **shared}).logits, batch["labels"]
+            chosen = logits.float().log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+            columns.append((chosen * (targets >= 0)).sum(-1))
+        return torch.stack(columns, dim=-1)
+
+    def to_device(self, batch: dict) -> dict:
+        return {key: value.to(self.device) if hasattr(value, "to") else value for key, value in batch.items()}
 
     def embed(self, batch: dict):
         """Tensor (batch, d) on the CPU, float32: the encoder's last states, their mean over what holds sound."""

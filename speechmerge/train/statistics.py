@@ -19,17 +19,19 @@ class Batches:
     Features are computed once, up to the limit of the cache.
     """
 
-    def __init__(self, model: SpeechModel, task, examples):
-        self.model, self.task, self.examples, self.cache = model, task, examples, FeatureCache()
+    def __init__(self, model: SpeechModel, task, examples, head=None):
+        """head: folder of the task's own adapter, see SpeechModel.equip."""
+        self.model, self.task, self.examples, self.head, self.cache = model, task, examples, head, FeatureCache()
 
     def __len__(self):
         return len(self.examples)
 
     def __iter__(self):
+        self.model.equip(self.task, self.head)
         for example in self.examples:
             item = Item(example, self.cache.get(example, self.model.features), self.model.seconds(example))
             batch = self.model.collate([item], self.task, training=True)
-            inputs = {key: value.to(self.model.device) for key, value in batch.items()}
+            inputs = self.model.to_device(batch)
             yield inputs, inputs.pop("labels")
 
 

@@ -47,6 +47,7 @@ class Upstream(SpeechModel):
         self.hub_fingerprint: str | None = None  # of an upstream of s3prl
         self.tuning = "full"
         self.numbers: dict[str, int] = {}  # of the head's symbols
+        self.equipped = None  # the task and the files that the head was read from
 
     @classmethod
     def find(cls, name):
@@ -191,7 +192,7 @@ class Upstream(SpeechModel):
         self.core.config.apply_spec_augment, self.core.config.mask_time_prob = probability > 0, probability
 
     def _put(self, head):
-        self.module.head = head if head is None else head.to(self.device)
+        self.module.head, self.equipped = head if head is None else head.to(self.device), None
         self.tuning = "full"
         first = int(head is not None and head.ctc)  # 0 is CTC's blank
         self.numbers = {symbol: number for number, symbol in enumerate(head.spec.symbols if head else (), first)}
@@ -201,10 +202,14 @@ class Upstream(SpeechModel):
         if folder is None:
             self._put(None)
             return
+        now = (task.name, [(str(path), path.stat().st_mtime_ns) for path in self.equipment(folder)])
+        if now == self.equipped:
+            return
         head = read_head(folder, self.module.body.width, self.module.body.layers)
         if head.spec.task != task.name:
             raise SpeechMergeError(f"{folder}/{FILE}: a head of the task {head.spec.task}, expected {task.name}")
         self._put(head)
+        self.equipped = now
 
     def equipment(self, folder):
         found = [Path(folder) / name for name in (FILE, WEIGHTS)] if folder else []
@@ -322,6 +327,15 @@ class Upstream(SpeechModel):
                 batch["encoded"] = self.module.eval().states(batch["waves"].to(self.device), lengths)
         return batch["encoded"]
 
+    def respond(self, batch):
+        self._head()
+        return self.module.eval()(**{key: value for key, value in batch.items() if key != "labels"})
+
+    def label_scores(self, items, task, labels):
+        batch = self.to_device(self.collate(items, task))
+        found = self._head().eval()(*self.module.states(batch["waves"], batch["lengths"]))
+        return self._of_labels(found, labels)
+
     @torch.inference_mode()
     def embed(self, batch):
         states, lengths = self.encode(batch)
@@ -352,13 +366,16 @@ class Upstream(SpeechModel):
     @torch.inference_mode()
     def score_labels(self, batch, labels):
         """Log-probabilities of the labels; of a text that CTC writes over all its paths."""
-        scores, lengths = self._output(batch)
+        return self._of_labels(self._output(batch), labels).cpu()
+
+    def _of_labels(self, output, labels):
+        scores, lengths = output
         if self.head.ctc:
-            return text_scores(scores, lengths, [self.target_ids(label) for label in labels]).cpu()
+            return text_scores(scores, lengths, [self.target_ids(label) for label in labels])
         if unknown := sorted(set(labels) - self.numbers.keys()):
             raise SpeechMergeError(f"{self.head.spec.task}: the head has no label {unknown[0]!r}; "
                                    f"{nearest(unknown[0], self.numbers)}; decode data with the labels that it learned")
-        return scores.float().log_softmax(-1)[:, [self.numbers[label] for label in labels]].cpu()
+        return scores.float().log_softmax(-1)[:, [self.numbers[label] for label in labels]]
 
     # Layers
 

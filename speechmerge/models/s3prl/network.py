@@ -124,8 +124,7 @@ class Network(nn.Module):
         return self
 
     def states(self, waves, lengths):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.takes_gradients):
-            return self.body(waves, lengths, self.head is not None and self.head.weighted)
+        return self.body(waves, lengths, self.head is not None and self.head.weighted)
 
     def forward(self, lengths, waves=None, states=None):
         """-> what the head makes of the states: an Output."""
