@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["speechmerge", "speechmerge.*"]),
-    package_data={"speechmerge": ["report/*.j2", "report/*.css", "report/*.js", "corpora/mini/*.yaml"]},
+    package_data={"speechmerge": ["report/*.j2", "report/*.css", "report/*.js", "corpora/mini/*.yaml", "metrics/*.yaml"]},
     entry_points={"console_scripts": ["speechmerge = speechmerge.cli:main"]},
     # torch and torchaudio are pinned by tools/setup.sh, which also chooses the CPU or the CUDA build
     install_requires=[
@@ -39,7 +39,8 @@ setup(
         "scikit-learn>=1.5",
         "scipy>=1.11",
         "threadpoolctl>=3.1",
-        "optuna>=4",  # Bayesian search of merge-sweep
+        "optuna>=4",  # searches of merge-sweep: GP, TPE
+        "cmaes>=0.11",  # CMA-ES
         "matplotlib>=3.9",
         "jinja2>=3.1",
         "tqdm>=4.66",
@@ -54,5 +55,6 @@ setup(
         "indic": ["indic-nlp-library>=0.92"],  # the normaliser that Indic word error rates are published with
         "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"],
         "wandb": ["wandb>=0.19"],
+        "quantization": ["bitsandbytes>=0.45"],  # --quantization 4bit, 8bit
     },
 )

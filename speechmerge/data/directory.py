@@ -25,7 +25,7 @@ KNOWN_TABLES = {"utt2spk": "speaker", "utt2lang": "language", "utt2dur": "durati
 IGNORED_TABLES = {"utt2uniq", "utt2num_frames", "utt2num_samples"}
 # utt2<name> tables beside the label table: their values are text, JSON or origin, never out of `labels`
 FREE_TABLES = {"utt2corpus", "utt2gender", "utt2group", "utt2slu", "utt2question", "utt2answers", "utt2translation",
-               "utt2target_lang", "utt2slurp_id", "utt2candidates", "utt2rationale"}
+               "utt2target_lang", "utt2phones", "utt2slurp_id", "utt2candidates", "utt2rationale"}
 TARGET_WORDS = {"target": True, "nontarget": False}
 NO_AUDIO = "-"  # in wav.scp: of a data directory of transcripts alone
 UNFILTERED = ".unfiltered"  # the tables as stage 1 wrote them, where `format` has filtered in place

@@ -91,6 +91,7 @@ class SpeechModel:
     family: str
     model_types: tuple[str, ...] = ()  # in config.json, of the folders that are of this family
     loadable: tuple[str, ...] = ()  # which of Loading.extras() it can do
+    compares = False  # verifies speakers by embeddings, since it cannot write yes or no
     reads_text = False  # can it do without audio, reading the transcript in its prompt?
     needs_instruction = False  # is it told in words what to do (Task.instruction)?
     has_head = False  # does training make a head beside the pre-trained network, that can be trained alone?

@@ -15,7 +15,7 @@ from speechmerge.metrics.interference import NO_GAIN
 from speechmerge.report.wording import POINTS, short_names, shown
 
 READINGS = {"generation": "free generation", "labels": "label scoring"}
-NAMES = {"wer": "WER", "cer": "CER", "eer": "EER", "uar": "UAR", "bleu": "BLEU", "chrf": "chrF", "f1": "F1",
+NAMES = {"wer": "WER", "per": "PER", "cer": "CER", "eer": "EER", "uar": "UAR", "bleu": "BLEU", "chrf": "chrF", "f1": "F1",
          "slu_f1": "SLU-F1"}
 REASONS = {NO_GAIN: "the single adapter gains no more than noise over the base"}
 

@@ -47,6 +47,12 @@ class SpeakerVerification(LabelTask):
             raise UsageError(f"--verification {way!r}; {nearest(way, VERIFICATIONS)}")
         return super().configure(**values)
 
+    def adapt(self, model):
+        """Models that write no answers compare embeddings, unless answers were asked for."""
+        super().adapt(model)
+        if model.compares and "verification" not in vars(self):
+            self.verification = "cosine"
+
     def labels(self, data: DataDir) -> list[str]:
         return ANSWERS
 

@@ -35,6 +35,7 @@ class Upstream(SpeechModel):
     """HuBERT, wav2vec 2.0, WavLM and s3prl's other upstreams, with a head per task."""
 
     family = "s3prl"
+    compares = True
     model_types = tuple(CLASSES)
     loadable = ("attention",)
     has_head = True
