@@ -97,6 +97,12 @@ def test_one_recipe_for_every_family(family, data, tmp_path, monkeypatch, capsys
         for system in SYSTEMS:
             lines = (tmp_path / f"exp/decode/test/{system}/{task}/hyp").read_text().splitlines()
             assert [line.split()[0] for line in lines] == sorted(DataDir.read(data / task / "test").utterances)
+    words = ["train-router", "--tasks", *TASKS, "--data", data, "--exp-dir", tmp_path / "exp", "--model", model, "--output-dir",
+             tmp_path / "exp/router/tones", "--epochs", "2", "--seconds", "1", "--crop-seconds", "0.5", "1", "--strategies", "{hard: {}, soft: {}}"]
+    assert main([*map(str, words)]) == 0, capsys.readouterr().err
+    words = ["decode", "--tasks", *TASKS, "--data", data, "--exp-dir", tmp_path / "exp", "--model", model, "--systems", "routed"]
+    assert main([*map(str, words)]) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "exp/decode/test").glob("tones-*/*/hyp"))) == 4
     words = ["statistics", "--kind", "gram", "--adapters", "kws", "emotion", "--data", data, "--exp-dir", tmp_path / "exp", "--max-examples", "2"]
     assert main([*map(str, words)]) == 0, capsys.readouterr().err
     learn = "{type: %s, params: {steps: 2, batch_size: 3, variant: %s}}"

@@ -139,14 +139,14 @@ def train_head(args, folder, task, model, data, configs):
     words = ["--task", task, "--model", model, "--data", data / args.train_split, "--dev", data / args.dev_split,
              "--exp-dir", folder, "--output-dir", folder / "head", "--name", task, "--seed", args.seed,
              "--device", args.device, "--force", str(args.force).lower(), *option_words({**TRAIN, **args.train_options})]
-    call("train", [*words, *(word for path in configs for word in ("--config", path))], task)
+    call("train", [*words, *(word for path in configs for word in ("--config", path))])
 
 
 def decoded(args, folder, task, model, data):
     """score.json of the head's hypotheses."""
     output = folder / "decode"
     call("evaluate", ["--task", task, "--model", model, "--data", data / args.split, "--adapter", task, "--exp-dir", folder,
-                      "--output-dir", output, "--device", args.device, "--label-scoring", "false"], task)
+                      "--output-dir", output, "--device", args.device, "--label-scoring", "false"])
     return output / "score.json"
 
 
@@ -157,14 +157,9 @@ def option_words(options: dict) -> list:
     return words
 
 
-def call(verb: str, words, task: str):
-    """Another verb with these words, as from the command line. Upstreams verify by embeddings, in training too, where that
-    is no option."""
+def call(verb: str, words):
+    """Another verb with these words, as from the command line."""
     from speechmerge.cli import parse, verb_module
-    from speechmerge.tasks import get_task
 
     module = verb_module(verb)
-    args = parse(verb, module, [str(word).lower() if isinstance(word, bool) else str(word) for word in words])
-    if get_task(task).kind == "verification":
-        args.verification = "cosine"
-    module.run(args)
+    module.run(parse(verb, module, [str(word).lower() if isinstance(word, bool) else str(word) for word in words]))
