@@ -2,7 +2,10 @@
 
 Reads exp/scores_<split>.json and the decode folders; writes index.html (self-contained), RESULTS.md, every plot as PNG
 and its numbers as CSV. The merge that the findings speak of is chosen on --dev-split where that was scored.
+
+speechmerge report --aggregate conf/grid/mini.yaml instead: one table of what the cells of a grid have finished so far.
 """
+from speechmerge.options import key_value
 
 HELP = "make index.html, RESULTS.md, plots and their numbers from the scores of all systems"
 
@@ -16,9 +19,32 @@ def add_arguments(parser):
     parser.add_argument("--max-examples", type=int, default=5, help="example utterances per task")
     parser.add_argument("--max-page-mb", type=float, default=6.0, help="audio beyond this size of the page is left out")
     parser.add_argument("--title", default="What merging kept", help="heading of the page")
+    add_grid_arguments(parser.add_argument_group("cells of a grid"))
+
+
+def add_grid_arguments(group):
+    group.add_argument("--aggregate", metavar="GRID.yaml", help="results.csv and results.md of what its cells have finished")
+    group.add_argument("--param", nargs="+", action="extend", type=key_value, default=[], metavar="KEY=VALUE",
+                       help="over exp_dir and the values of the grid")
+    group.add_argument("--gpus", type=int, help="as they were given to utils/grid.sh")
+
+
+def aggregated(args):
+    from collections import Counter
+
+    from speechmerge.grid.file import in_order
+    from speechmerge.report.aggregate import aggregate, write_tables
+
+    phases = in_order(args.aggregate, dict(args.param))
+    rows = aggregate(phases, args.gpus)
+    counts = Counter(row["state"] for row in rows)
+    path = write_tables(rows, phases[-1].folder.parent)
+    print(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items())} of {len(rows)} cells")
 
 
 def run(args):
+    if args.aggregate:
+        return aggregated(args)
     from pathlib import Path
 
     from speechmerge.files import atomic_file, write_text
