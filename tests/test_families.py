@@ -73,12 +73,18 @@ def commands(*options) -> list[list[str]]:
         words = shlex.split(line)
         first = words.index("python")
         lists = dict(word.split("=", 1) for word in words[:first] if "=" in word)
-        for row in zip(*(["1"] if value == "1:1" else value.split(",") for value in lists.values())) if lists else [()]:
+        for row in zip(*(jobs_of(value) for value in lists.values())) if lists else [()]:
             job = words[first + 3 :]
             for name, value in zip(lists, row):
                 job = [word.replace(name, value) for word in job]
             found.append(job)
     return found
+
+
+def jobs_of(value: str) -> list[str]:
+    """`1:3` or `a,b`, as local.sh takes them."""
+    first, colon, last = value.partition(":")
+    return [str(number) for number in range(int(first), int(last) + 1)] if colon else value.split(",")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -87,9 +93,9 @@ def test_one_recipe_for_every_family(family, data, tmp_path, monkeypatch, capsys
     monkeypatch.chdir(RECIPE)
     train = "--epochs 1 --max-steps 3 --batch-size 4 --eval-batch-size 4 --rank 4 --report-to"
     jobs = commands("--model", model, "--tasks", " ".join(TASKS), "--data-dir", data, "--exp-dir", tmp_path / "exp", "--splits", "test",
-                    "--merges", "uniform ties", "--stage", "train", "--stop-stage", "score", "--nj", "1", "--ngpu", "0",
+                    "--merges", "uniform ties", "--stage", "train", "--stop-stage", "score", "--nj", "2", "--ngpu", "0",
                     "--train-args", train)
-    assert [job[0] for job in jobs] == ["train", "train", "merge", "merge", "decode", "score", "report"]
+    assert [job[0] for job in jobs] == ["train", "train", "merge", "merge", "decode", "decode", "score", "report"]
     for job in jobs:
         assert main(job) == 0, capsys.readouterr().err
     for task in TASKS:

@@ -100,7 +100,7 @@ do_format() {
 }
 
 do_train() {
-    local words=() lists name configs=()
+    local words=() lists name configs=() minis=()
     lists=("TASK=$(join "${adapter_list[@]}")")
     add_configs train
     for name in "${adapter_list[@]}"; do
@@ -111,6 +111,13 @@ do_train() {
         words+=(--config CONFIG)
     fi
     add_mini_configs train
+    for name in "${adapter_list[@]}"; do
+        if [[ -e conf/mini/train_$name.yaml ]]; then minis+=("conf/mini/train_$name.yaml"); else minis+=("$(relative_root)/conf/mini/train.yaml"); fi
+    done
+    if [[ $mini == true && ${minis[*]} == *conf/mini/train_* ]]; then
+        lists+=("MINI=$(join "${minis[@]}")")
+        words+=(--config MINI)
+    fi
     if [[ -n $task ]]; then
         words+=(--task "$task" --name TASK --output-dir "$exp_dir/$task/TASK")
     else
