@@ -6,7 +6,7 @@
     tools/bench/.venv/bin/python tools/bench/bank.py --parts step --runs 3
 
 On a Whisper-small (random weights) with LoRA adapters of rank 16 on all 192 linear layers, random features of 3 s:
-memory    peaks of private memory of whole processes: decoding with the model alone, with the bank, and updating layer-wise
+memory    peaks of resident memory of whole processes: decoding with the model alone, with the bank, and updating layer-wise
           coefficients of 8 adapters, without and with checkpointing of the layers
 step      one update of layer-wise coefficients of 4 adapters on the same batch: through the bank (fused_lora_linear); with
           merged weights that torch.func.functional_call is given; with fusion_bench's LayerWiseMergedModel. In one process, in turn
@@ -255,19 +255,19 @@ def table(rows: dict) -> str:
     for key, record in rows.items():
         if "samples" in record:
             samples = measure.samples_of(record)
-            cells.append([key, spread(sample.wall for sample in samples), spread((sample.private for sample in samples), 0)])
+            cells.append([key, spread(sample.wall for sample in samples), spread((sample.rss for sample in samples), 0)])
         else:
             cells.append([key, spread(record["seconds"]) if record["seconds"] else "-", "-"])
-    text = [measure.markdown(["", "seconds, median (range)", "private memory, MB"], cells), "", *ratios(rows)]
+    text = [measure.markdown(["", "seconds, median (range)", "resident memory, MB"], cells), "", *ratios(rows)]
     return "\n".join(text)
 
 
 def ratios(rows: dict) -> list[str]:
     lines = []
     if "memory: decode" in rows:
-        alone = statistics.median(sample.private for sample in measure.samples_of(rows["memory: decode"]))
+        alone = statistics.median(sample.rss for sample in measure.samples_of(rows["memory: decode"]))
         for kind in ("learn", "learn, checkpointing"):
-            found = statistics.median(sample.private for sample in measure.samples_of(rows[f"memory: {kind}"]))
+            found = statistics.median(sample.rss for sample in measure.samples_of(rows[f"memory: {kind}"]))
             lines.append(f"- memory of {kind} / decoding with the model alone: {found / alone:.2f}")
     for name in ("functional_call", "fusion_bench"):
         if rows.get(f"step: {name}", {}).get("seconds"):
