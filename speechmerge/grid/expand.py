@@ -26,7 +26,7 @@ class Cell:
     axes: dict  # axis -> value, of a mapping its name
     commands: list[list[str]]
     outputs: list[str]
-    results: dict[str, list[str]]
+    rows: list[tuple[dict, dict[str, list[str]]]]  # (values of the axes of `each`, {column: [file, key, ...]})
 
     @property
     def folder(self) -> Path:
@@ -63,7 +63,8 @@ def cells(phase: Phase, gpus: int | None = None) -> list[Cell]:
 
 
 def make_cell(phase: Phase, number: int, point: dict, device: str) -> Cell:
-    values = {**fields(point), "exp_dir": phase.exp_dir, "phase": phase.name, "device": device}
+    values = {"exp_dir": phase.exp_dir, "phase": phase.name, "device": device}
+    values.update(fields(point, values, phase.where))
     name = cell_name(phase, point, values)
     values["folder"] = str(phase.folder / "cells" / name)
     for key, template in phase.values.items():
@@ -71,19 +72,31 @@ def make_cell(phase: Phase, number: int, point: dict, device: str) -> Cell:
     lists = [[word for template in command for word in fill(template, values, f"{phase.where}: commands")]
              for command in phase.commands]
     outputs = [word for template in phase.outputs for word in fill(template, values, f"{phase.where}: outputs")]
-    results = {column: [word for template in place for word in fill(str(template), values, f"{phase.where}: results: {column}")]
-               for column, place in phase.results.items()}
-    return Cell(phase, number, name, {axis: plain(value) for axis, value in point.items()}, lists, outputs, results)
+    return Cell(phase, number, name, names(point), lists, outputs, result_rows(phase, values))
 
 
-def fields(point: dict) -> dict:
-    """{"model": "tiny", "model.path": "openai/whisper-tiny", "rank": 8}"""
-    found = {}
-    for axis, value in point.items():
-        found[axis] = plain(value)
-        if isinstance(value, dict):
-            found.update({f"{axis}.{key}": entry for key, entry in value.items()})
+def result_rows(phase: Phase, values: dict) -> list[tuple[dict, dict]]:
+    found = []
+    for entries in itertools.product(*phase.each.values()):
+        point = dict(zip(phase.each, entries))
+        more = {**values, **fields(point, values, f"{phase.where}: each")}
+        found.append((names(point), {column: [word for template in place for word in fill(str(template), more, f"{phase.where}: results")]
+                                     for column, place in phase.results.items()}))
     return found
+
+
+def fields(point: dict, values: dict, where: str) -> dict:
+    """{"model": "tiny", "model.path": "openai/whisper-tiny", "rank": 8}; what a mapping holds may name other axes."""
+    found = names(point)
+    for axis, value in point.items():
+        for key, entry in value.items() if isinstance(value, dict) else ():
+            found[f"{axis}.{key}"] = entry
+    known = {**values, **found}
+    return {key: fill_value(value, known, f"{where}: {key}") if "." in key else value for key, value in found.items()}
+
+
+def names(point: dict) -> dict:
+    return {axis: plain(value) for axis, value in point.items()}
 
 
 def plain(value):
@@ -105,7 +118,7 @@ def cell_name(phase: Phase, point: dict, values: dict) -> str:
 
 def excluded(rule: dict, point: dict, phase: Phase) -> bool:
     """Do all values of a rule fit? `{target: "{source}"}` is where both are the same."""
-    return all(fill(as_argument(value), fields(point), f"{phase.where}: exclude") == [as_argument(plain(point[axis]))]
+    return all(fill(as_argument(value), names(point), f"{phase.where}: exclude") == [as_argument(plain(point[axis]))]
                for axis, value in rule.items())
 
 

@@ -10,7 +10,8 @@
         commands:
           - [speechmerge, train, --task, asr, --model, "{model.path}", --rank, "{rank}", --output-dir, "{out}"]
         outputs: ["{out}/done.json"]
-        results: {dev_wer: ["{out}/speechmerge.json", dev, wer]}
+        results: {dev_wer: ["{out}/speechmerge.json", dev, wer]}   # file and keys; a column of the table
+        each: {}         # more axes, of the table alone: a cell has a row for each of their values
         resources: {gpus: 1, mem: 64G, time: "24:00:00", num_threads: 4, max_jobs: 20}
       merge:
         needs: [train]   # phases of this file, or other grid files beside it
@@ -24,7 +25,7 @@ from speechmerge.errors import UsageError
 from speechmerge.registry import nearest
 
 GRID_KEYS = ("exp_dir", "help", "values", "phases")
-PHASE_KEYS = ("axes", "cell", "commands", "exclude", "help", "needs", "outputs", "resources", "results", "values")
+PHASE_KEYS = ("axes", "cell", "commands", "each", "exclude", "help", "needs", "outputs", "resources", "results", "values")
 RESOURCES = {"gpus": int, "max_jobs": int, "mem": str, "num_threads": int, "time": str}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("device", "exp_dir", "folder", "phase")
@@ -43,6 +44,7 @@ class Phase:
     exclude: list[dict] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     results: dict[str, list] = field(default_factory=dict)
+    each: dict[str, list] = field(default_factory=dict)
     needs: list[str] = field(default_factory=list)
     resources: dict = field(default_factory=dict)
 
@@ -87,19 +89,20 @@ def read_phase(path: Path, name: str, data, exp_dir: str, values: dict) -> Phase
         raise UsageError(f"{where}: expected `axes:` and `commands:`, found {data!r}")
     check_keys(where, data, PHASE_KEYS)
     axes = typed(where, "axes", data.get("axes"), dict)
-    for axis, entries in axes.items():
+    each = typed(where, "each", data.get("each"), dict)
+    for axis, entries in [*axes.items(), *each.items()]:
         check_axis(where, axis, entries)
     own = typed(where, "values", data.get("values"), dict)
     for key in [*values, *own]:
         check_name(where, key, "value")
-        if key in axes or key in RESERVED:
-            raise UsageError(f"{where}: values: {key!r} is {'an axis' if key in axes else 'reserved'}, choose another name")
+        if key in {**axes, **each} or key in RESERVED:
+            raise UsageError(f"{where}: values: {key!r} is {'reserved' if key in RESERVED else 'an axis'}, choose another name")
     exclude = typed(where, "exclude", data.get("exclude"), list)
     for entry in exclude:
         check_exclusion(where, entry, axes)
     return Phase(path.stem, path, name, exp_dir, axes, commands(where, data.get("commands")), {**values, **own},
                  data.get("cell"), exclude, words(f"{where}: outputs", data.get("outputs") or []),
-                 check_results(where, data.get("results")), words(f"{where}: needs", data.get("needs") or []),
+                 check_results(where, data.get("results")), each, words(f"{where}: needs", data.get("needs") or []),
                  check_resources(where, data.get("resources")))
 
 

@@ -26,13 +26,20 @@ def submissions(phase: Phase) -> dict[str, dict[str, str]]:
     return found
 
 
-def queue() -> dict[str, dict[str, str]]:
-    """{job id: {number within the array: state}} of this user's jobs. SpeechMergeError where the controller does not answer."""
-    if not shutil.which("squeue"):
+def queue(phases) -> dict[str, dict[str, str]]:
+    """{job id: {number within the array: state}} of this user's jobs; not asked for where nothing of these phases was submitted.
+
+    SpeechMergeError where the cluster does not answer.
+    """
+    if not any(submissions(phase) for phase in phases):
         return {}
     command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%F %K %T"]
     for _ in range(ATTEMPTS):
-        result = subprocess.run(command, capture_output=True, text=True)
+        try:
+            result = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise SpeechMergeError(f"{phases[0].folder}: jobs were submitted to a cluster, and there is no squeue here: run this where "
+                                   "it is, or remove log/.slurm if they have ended") from error
         if result.returncode == 0:
             break
     else:
@@ -44,11 +51,9 @@ def queue() -> dict[str, dict[str, str]]:
     return found
 
 
-def queued(phase: Phase, now: dict | None = None) -> tuple[dict[str, str], list[str]]:
-    """({cell: running or pending}, job ids that are in the queue) of a phase."""
-    mine = submissions(phase)
-    now = (queue() if now is None else now) if mine else {}
-    cells = {}
+def queued(phase: Phase, now: dict) -> tuple[dict[str, str], list[str]]:
+    """({cell: running or pending}, job ids that are in the queue) of a phase. now: as `queue` found it."""
+    mine, cells = submissions(phase), {}
     for job, names in mine.items():
         for number, state in now.get(job, {}).items():
             if number in names:

@@ -21,24 +21,32 @@ FIRST, LAST = ("grid", "phase", "cell"), ("seconds", "state", "remark")
 
 def aggregate(phases: list[Phase], gpus: int | None = None) -> list[dict]:
     """Rows in the order of the phases and their cells; results of cells that are not finished are left out."""
-    rows, now = [], queue()
+    rows, now = [], queue(phases)
     for phase in phases:
         waiting, _ = queued(phase, now)
         for cell in cells(phase, gpus):
-            rows.append(row(cell, *state(cell, waiting)))
+            rows += cell_rows(cell, *state(cell, waiting))
     return rows
 
 
-def row(cell: Cell, state: str, remark: str) -> dict:
+def cell_rows(cell: Cell, state: str, remark: str) -> list[dict]:
+    """One row, or with `each` as many as that has; one where the cell is not finished."""
     found = {"grid": cell.phase.grid, "phase": cell.phase.name, "cell": cell.name, **cell.axes}
-    if state == DONE:
-        found["seconds"] = read_json(cell.folder / "cell.json")["seconds"]
-        for column, (path, *keys) in cell.results.items():
-            try:
-                found[column] = pick(read_json(path), keys, path)
-            except SpeechMergeError as error:
-                log.warning("%s: %s: %s", cell.name, column, error)
-    return {**found, "state": state, "remark": remark}
+    last = {"state": state, "remark": remark}
+    if state != DONE:
+        return [{**found, **last}]
+    last["seconds"] = read_json(cell.folder / "cell.json")["seconds"]
+    return [{**found, **values, **picked(cell, results), **last} for values, results in cell.rows]
+
+
+def picked(cell: Cell, results: dict) -> dict:
+    found = {}
+    for column, (path, *keys) in results.items():
+        try:
+            found[column] = pick(read_json(path), keys, path)
+        except SpeechMergeError as error:
+            log.warning("%s: %s: %s", cell.name, column, error)
+    return found
 
 
 def pick(data, keys: list[str], where):

@@ -54,7 +54,7 @@ def print_plan(phases, gpus):
     from speechmerge.grid.expand import cells
     from speechmerge.grid.queue import queue, queued
 
-    now = queue()
+    now = queue(phases)
     for phase in phases:
         found, (waiting, _) = cells(phase, gpus), queued(phase, now)
         needs = f", after {' '.join(phase.needs)}" if phase.needs else ""
@@ -73,7 +73,7 @@ def print_states(phases, gpus):
     from speechmerge.grid.expand import cells
     from speechmerge.grid.queue import queue, queued
 
-    now = queue()
+    now = queue(phases)
     for phase in phases:
         waiting, jobs = queued(phase, now)
         found = [(cell, *state(cell, waiting)) for cell in cells(phase, gpus)]
@@ -93,7 +93,8 @@ def print_todo(phase, given, gpus, force):
     from speechmerge.grid.file import needed
     from speechmerge.grid.queue import forget_ended, queue, queued
 
-    now = queue()
+    before = needed(phase, given)
+    now = queue([phase, *before])
     waiting, live = queued(phase, now)
     forget_ended(phase, now)
     chosen = [cell for cell in cells(phase, gpus)
@@ -102,7 +103,7 @@ def print_todo(phase, given, gpus, force):
         write_plan(cell)
         if state(cell, {})[0] == DONE:
             forget(cell)
-    before = [job for other in needed(phase, given) for job in queued(other, now)[1]]
+    before = [job for other in before for job in queued(other, now)[1]]
     print(phase.folder, ",".join(cell.name for cell in chosen), " ".join(backend_options(phase, gpus)), ",".join(before),
           ",".join(live), "end", sep="\n")  # the shell drops empty lines at the end
 

@@ -37,9 +37,9 @@ def aggregated(args):
 
     phases = in_order(args.aggregate, dict(args.param))
     rows = aggregate(phases, args.gpus)
-    counts = Counter(row["state"] for row in rows)
+    counts = Counter({(row["phase"], row["cell"]): row["state"] for row in rows}.values())
     path = write_tables(rows, phases[-1].folder.parent)
-    print(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items())} of {len(rows)} cells")
+    print(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items())} of {counts.total()} cells, {len(rows)} rows")
 
 
 def run(args):
