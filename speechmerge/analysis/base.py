@@ -1,7 +1,7 @@
 """What an analysis is: options, what it looks at, and findings: numbers, pictures, a short table.
 
-A new one is a class under `@ANALYSES.register("name")` in a file of this package. The files are imported to list them, so
-that they import torch and the model inside functions only.
+A new one is a class under `@ANALYSES.register("name")` in a file of this package. The files are imported to list
+them, so that they import torch and the model inside functions only.
 """
 import functools
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ from speechmerge.registry import Registry
 from speechmerge.systems import content_files, task_of, training_records
 
 ANALYSES = Registry("analysis", "speechmerge.analysis")
+DECIDING = ("dtype", "audio_context", "audio_context_min", "audio_context_step", "num_beams", "verification", "prompt",
+            "inputs", "target_format")  # options of model and decoding that change results
 TOTAL = "total"  # the row of all layers together
 
 
@@ -67,13 +69,18 @@ class Study:
         return model_fingerprint(find_model(self.args.model)[0]) if self.args.model else self.model.fingerprint()
 
     def sets(self, chosen: str | None = None) -> dict:
-        """Set name -> Task, as the adapters were trained: the words of `chosen`, default one for each adapter."""
+        """Set name -> Task, as the adapters were trained: the words of `chosen`, default the adapters' own."""
         from speechmerge.models.options import configured
 
-        names = (chosen or "").replace(",", " ").split() or self.names
+        names = (chosen or "").replace(",", " ").split() or map(self.own_set, self.names)
         found = {name: task_of(name, self.args.task, self.exp_dir) for name in names}
         configured(found.values(), self.records, self.args)
         return found
+
+    def own_set(self, name: str) -> str:
+        """The set that an adapter is judged on: that of its name, else that of its task (asr_r16: asr)."""
+        task = self.systems[self.names.index(name)].task
+        return task if task and not (Path(self.args.data) / name / self.split).is_dir() else name
 
     def data(self, set_name: str, task, limit: int = 0, seed: int = 0):
         """(folder that holds <set>/<split>/, that split): all of it, or at most `limit` examples, drawn once."""
@@ -107,9 +114,8 @@ class Analysis:
         study, args = self.study, self.study.args
         sets = study.sets(self.values.get("sets"))
         prints = [DataDir.read(Path(args.data) / name / study.split).fingerprint() for name in sets]
-        context = {name: getattr(args, name) for name in ("dtype", "audio_context", "audio_context_min", "audio_context_step",
-                                                          "num_beams", "verification", "prompt", "inputs", "target_format")}
-        return fingerprint([study.base_fingerprint(), study.split, sorted(sets), prints, context])
+        return fingerprint([study.base_fingerprint(), study.split, sorted(sets), prints,
+                            {name: getattr(args, name) for name in DECIDING}])
 
     def run(self) -> Findings:
         raise NotImplementedError

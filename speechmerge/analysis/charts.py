@@ -9,14 +9,14 @@ from speechmerge.report.figure import Plot, curve_style, name_rows, new_axes, pn
 LARGE = 160  # cells beyond which numbers are left to the CSV
 
 
-def heat_map(name: str, title: str, rows: list[str], columns: list[str], values, note: str = "", limit: float | None = None) -> Plot:
-    """Rows by columns, None where a value is not defined. Blue is positive, orange negative, white 0, full at `limit`."""
+def heat_map(name: str, title: str, rows: list[str], columns: list[str], values, note: str = "",
+             limit: float | None = None) -> Plot:
+    """Rows by columns, None where not defined. Blue: positive, orange: negative, white: 0, full at `limit`."""
     defined = [abs(value) for row in values for value in row if value is not None]
     limit = limit or max(defined, default=0) or 1.0
     figure, axes = new_axes(2.4 + 0.62 * len(columns), 1.5 + 0.3 * len(rows), title, grid="none")
     grid = [[math.nan if value is None else value for value in row] for row in values]
-    image = axes.imshow(grid, cmap=colour_map(), vmin=-limit, vmax=limit, aspect="auto")
-    image.cmap.set_bad(colours.UNDEFINED)
+    axes.imshow(grid, cmap=colour_map(), vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     name_rows(axes, rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -34,13 +34,14 @@ def write_cells(axes, values, limit: float):
         for column, value in enumerate(line):
             if value is not None:
                 background = colours.kept_colour(2 * value / limit)
-                axes.text(column, place, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colours.text_colour(background))
+                axes.text(column, place, f"{value:.2f}", ha="center", va="center", fontsize=7,
+                          color=colours.text_colour(background))
 
 
 def colour_map() -> LinearSegmentedColormap:
     span = colours.STOPS[-1][0] - colours.STOPS[0][0]
     stops = [((place - colours.STOPS[0][0]) / span, [part / 255 for part in colour]) for place, colour in colours.STOPS]
-    return LinearSegmentedColormap.from_list("kept", stops)
+    return LinearSegmentedColormap.from_list("kept", stops).with_extremes(bad=colours.UNDEFINED)
 
 
 def dendrogram(name: str, title: str, labels: list[str], distances) -> Plot:
@@ -53,7 +54,8 @@ def dendrogram(name: str, title: str, labels: list[str], distances) -> Plot:
     figure, axes = new_axes(5.2, 1.4 + 0.3 * len(labels), title, grid="x")
     draw(tree, labels=labels, orientation="right", ax=axes, color_threshold=0, above_threshold_color=colours.ADAPTER)
     axes.set_xlabel("distance", fontsize=9)
-    rows = [["first", "second", "distance", "size"], *([int(a), int(b), round(float(d), 6), int(n)] for a, b, d, n in tree)]
+    rows = [["first", "second", "distance", "size"],
+            *([int(a), int(b), round(float(d), 6), int(n)] for a, b, d, n in tree)]
     return Plot(name, title, f"Dendrogram of {', '.join(labels)}.", png(figure), rows)
 
 
@@ -77,9 +79,11 @@ def grouped_bars(name: str, title: str, groups: list[str], series: dict[str, lis
     height = 0.8 / max(len(series), 1)
     for place, (label, values) in enumerate(series.items()):
         centres = [group - 0.4 + height * (place + 0.5) for group in range(len(groups))]
-        axes.barh(centres, [value or 0 for value in values], height=height, label=label, color=curve_style(place)["color"], zorder=2)
+        axes.barh(centres, [value or 0 for value in values], height=height, label=label,
+                  color=curve_style(place)["color"], zorder=2)
     name_rows(axes, groups)
     axes.set_xlabel(axis, fontsize=9)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    rows = [["", *series], *([group, *(values[place] for values in series.values())] for place, group in enumerate(groups))]
+    rows = [["", *series],
+            *([group, *(values[place] for values in series.values())] for place, group in enumerate(groups))]
     return Plot(name, title, f"Bars, {title}: {', '.join(groups)}.", png(figure), rows)

@@ -1,4 +1,4 @@
-"""One set's examples, decoded and scored under any mix of an adapter bank; what was decoded once is remembered on disk."""
+"""One set's examples, decoded and scored under any mix of an adapter bank; what was decoded is remembered on disk."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,8 @@ class Judge:
         else:
             options = replace(self.options, label_scoring=self.reading == "labels")
             batches = hypotheses(self.model, self.task, self.examples, self.labels, options, self.cache)
-        return [[h.id, h.label if self.reading == "labels" and not self.cosine else h.text, h.score] for batch in batches for h in batch]
+        return [[h.id, h.label if self.reading == "labels" and not self.cosine else h.text, h.score]
+                for batch in batches for h in batch]
 
     def score(self, rows):
         """(value, u, replicates of u)"""

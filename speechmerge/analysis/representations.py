@@ -1,12 +1,13 @@
 """What adapters do to the encoder's states: linear CKA between base and adapters on the same audio, layer by layer.
 
-    linear CKA   ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F), columns centred (arXiv 1905.00414): biased; independent features of 64 dimensions
-                 have 0.56 at 50 examples, so it is not what is reported
-    debiased     HSIC_1(K, L) = [tr(K~L~) + 1'K~1 1'L~1 / ((n-1)(n-2)) - 2/(n-2) 1'K~L~1] / (n(n-3)), K~ = XX' with zero diagonal,
-                 summed over mini-batches: CKA = sum HSIC_1(K, L) / sqrt(sum HSIC_1(K, K) sum HSIC_1(L, L)) (arXiv 2010.15327)
+    linear CKA   ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F), columns centred (arXiv 1905.00414): biased; independent
+                 features of 64 dimensions have 0.56 at 50 examples, so it is not what is reported
+    debiased     HSIC_1(K, L) = [tr(K~L~) + 1'K~1 1'L~1 / ((n-1)(n-2)) - 2/(n-2) 1'K~L~1] / (n(n-3)), K~ = XX' with zero
+                 diagonal, summed over mini-batches: CKA = sum HSIC_1(K, L) / sqrt(sum HSIC_1(K, K) sum HSIC_1(L, L))
+                 (arXiv 2010.15327)
 
-1: equal up to rotation and scale; 0: nothing in common. A mini-batch holds one position of each utterance, because positions of
-one utterance are not independent; each round draws others.
+1: equal up to rotation and scale; 0: nothing in common. A mini-batch holds one position of each utterance, because
+positions of one utterance are not independent; each round draws others.
 """
 from speechmerge.analysis.base import ANALYSES, Analysis, Findings, number, table
 from speechmerge.analysis.weights import matrix
@@ -43,7 +44,8 @@ class Representations(Analysis):
             with weights_of(study.model, system):
                 states[name] = drawn(study.model, sounds, layers, values["rounds"], values["seed"])
         similarity = {layer: minibatch_cka([states[name][layer] for name in states]) for layer in layers}
-        data = {"split": study.split, "systems": list(states), "utterances": count, "layers": {str(k): matrix(v) for k, v in similarity.items()}}
+        data = {"split": study.split, "systems": list(states), "utterances": count,
+                "layers": {str(k): matrix(v) for k, v in similarity.items()}}
         return Findings(data, pictures(data, similarity), lines(data))
 
     def sound(self, name: str, task) -> tuple:
@@ -66,7 +68,7 @@ class Representations(Analysis):
 
 
 def drawn(model, sounds, layers: list[int], rounds: int, seed: int) -> dict:
-    """Layer -> [rounds, utterances, d] float32: in round r a position in the r-th part of what sounds of each utterance."""
+    """Layer -> [rounds, utterances, d] float32: in round r a position in the r-th part of each utterance's sound."""
     import random
 
     import torch
@@ -78,7 +80,8 @@ def drawn(model, sounds, layers: list[int], rounds: int, seed: int) -> dict:
     for task, examples, cache in sounds:
         rows = {layer: [None] * len(examples) for layer in layers}
         for indices in plan(model, task, examples, Options()):
-            items = [Item(examples[i], cache.get(examples[i], model.features), model.seconds(examples[i])) for i in indices]
+            items = [Item(examples[i], cache.get(examples[i], model.features), model.seconds(examples[i]))
+                     for i in indices]
             batch = model.collate(items, task)
             for layer in layers:
                 with torch.inference_mode():
@@ -102,11 +105,12 @@ def hsic(kernels):
     kernels = kernels * (1 - torch.eye(n, dtype=kernels.dtype))
     flat, rows = kernels.flatten(1), kernels.sum(2)
     sums = rows.sum(1)
-    return (flat @ flat.T + torch.outer(sums, sums) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (rows @ rows.T)) / (n * (n - 3))
+    all_sums = torch.outer(sums, sums) / ((n - 1) * (n - 2))
+    return (flat @ flat.T + all_sums - 2 / (n - 2) * (rows @ rows.T)) / (n * (n - 3))
 
 
 def minibatch_cka(states):
-    """[systems, systems] from one tensor [rounds, n, d] for each, of the same utterances; NaN where states do not vary."""
+    """[systems, systems] from one tensor [rounds, n, d] for each, of the same utterances; NaN where nothing varies."""
     import torch
 
     total = 0
@@ -132,7 +136,8 @@ def pictures(data: dict, similarity: dict) -> list:
     to_base = [[data["layers"][layer][0][place] for layer in layers] for place in range(1, len(names))]
     last = data["layers"][layers[-1]]
     mean = matrix(sum(similarity.values()) / len(similarity))
-    return [heat_map("cka_base", "CKA of each adapter with the base, by encoder layer", names[1:], layers, to_base, limit=1.0),
+    return [heat_map("cka_base", "CKA of each adapter with the base, by encoder layer", names[1:], layers, to_base,
+                     limit=1.0),
             heat_map("cka_last", f"CKA at layer {layers[-1]}", names, names, last, limit=1.0),
             heat_map("cka_mean", "CKA, mean of the layers", names, names, mean, limit=1.0)]
 
@@ -141,4 +146,5 @@ def lines(data: dict) -> list[str]:
     layers = list(data["layers"])
     rows = [[name, *(number(data["layers"][layer][0][place] or float("nan")) for layer in layers)]
             for place, name in enumerate(data["systems"]) if place]
-    return [f"CKA with the base by encoder layer, {data['utterances']} utterances", *table(["adapter", *layers], rows, 7)]
+    return [f"CKA with the base by encoder layer, {data['utterances']} utterances",
+            *table(["adapter", *layers], rows, 7)]

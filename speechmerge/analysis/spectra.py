@@ -34,15 +34,16 @@ class Spectra(Analysis):
     @staticmethod
     def training(vector) -> dict:
         """What the adapter was trained on: few data often leave few directions."""
-        from speechmerge.files import read_json
         from pathlib import Path
+
+        from speechmerge.files import read_json
 
         record = Path(vector.origin or "") / "speechmerge.json"
         return {"training_utterances": read_json(record).get("utterances") if record.is_file() else None}
 
 
 def spectra_of(vector) -> dict:
-    """Parameter -> singular values, descending, float64; vectors such as biases have none. In the order of the network."""
+    """Parameter -> singular values, descending, float64, in the order of the network; vectors have none."""
     from speechmerge.merge.compute import ordered
     from speechmerge.merge.kernels.svd import decompose
 
@@ -86,7 +87,8 @@ def summary(spectra: dict) -> dict:
         if values.max(initial=0) > 0:
             for key in (group_of(name, "block"), TOTAL):
                 groups.setdefault(key, []).append(measures(values))
-    means = {key: {m: number(sum(row[m] for row in rows) / len(rows)) for m in MEASURES} for key, rows in groups.items()}
+    means = {key: {m: number(sum(row[m] for row in rows) / len(rows)) for m in MEASURES}
+             for key, rows in groups.items()}
     total = means.pop(TOTAL, dict.fromkeys(MEASURES, 0.0))
     return {"rank": max(map(len, spectra.values()), default=0), **total, "layers": means}
 
@@ -95,10 +97,12 @@ def pictures(found: dict, data: dict, shown: int) -> list:
     from speechmerge.analysis.charts import curves, heat_map
 
     layers = list(dict.fromkeys(layer for about in data["adapters"].values() for layer in about["layers"]))
-    plots = [curves("spectra", "Singular values, as shares of the largest", {name: mean_curve(s, shown) for name, s in found.items()},
+    plots = [curves("spectra", "Singular values, as shares of the largest",
+                    {name: mean_curve(s, shown) for name, s in found.items()},
                     "singular value", "share of the largest")]
     for measure in MEASURES[:2]:
-        rows = [[about["layers"].get(layer, {}).get(measure) for layer in layers] for about in data["adapters"].values()]
+        rows = [[about["layers"].get(layer, {}).get(measure) for layer in layers]
+                for about in data["adapters"].values()]
         plots.append(heat_map(measure, f"{measure.replace('_', ' ').capitalize()}, mean of each layer's parameters",
                               list(data["adapters"]), layers, rows))
     return plots
@@ -116,6 +120,8 @@ def mean_curve(spectra: dict, shown: int) -> list[float]:
 def lines(data: dict) -> list[str]:
     adapters = data["adapters"]
     head = ["adapter", "rank", *(measure.replace("_", " ") for measure in MEASURES), "utterances"]
-    rows = [[name, about["rank"], *(about[m] for m in MEASURES), about["training_utterances"]] for name, about in adapters.items()]
-    note = [] if len({about["rank"] for about in adapters.values()}) < 2 else ["ranks differ: the measures are bounded by them, and do not compare"]
+    rows = [[name, about["rank"], *(about[m] for m in MEASURES), about["training_utterances"]]
+            for name, about in adapters.items()]
+    differ = len({about["rank"] for about in adapters.values()}) > 1
+    note = ["ranks differ: the measures are bounded by them, and do not compare"] if differ else []
     return ["means over all changed parameters", *table(head, rows, 15), *note]

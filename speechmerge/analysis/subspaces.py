@@ -1,11 +1,12 @@
 """Do adapters work in the same directions, and does a merge keep them?
 
-    phi          ||V_1' V_2||_F^2 / min(k_1, k_2), V: leading right singular vectors of the true delta (LoRA, arXiv 2106.09685,
-                 there of A; of the delta it does not depend on how it is factored). Random directions: max(k_1, k_2) / n
+    phi          ||V_1' V_2||_F^2 / min(k_1, k_2), V: leading right singular vectors of the true delta (LoRA, arXiv
+                 2106.09685, there of A; of the delta it does not depend on how it is factored). Of random directions it
+                 is max(k_1, k_2) / n
     Grassmann    sqrt(sum theta_i^2), cos theta_i the singular values of V_1' V_2 (radians)
-    alignment    SAR = ||U_k U_k' D_t||_F / ||D_t||_F, U_k the left singular vectors of the merged delta D_M, k the fewest with
-                 ||D_M - U_k U_k' D_M||_F <= 0.05 ||D_M||_F (Iso-Merging, arXiv 2502.04959); it predicts what a merge keeps,
-                 which the cosine does not
+    alignment    SAR = ||U_k U_k' D_t||_F / ||D_t||_F, U_k the left singular vectors of the merged delta D_M, k the
+                 fewest with ||D_M - U_k U_k' D_M||_F <= 0.05 ||D_M||_F (Iso-Merging, arXiv 2502.04959);
+                 it predicts what a merge keeps, which the cosine does not
 """
 from speechmerge.analysis.base import ANALYSES, TOTAL, Analysis, Findings, number, table
 from speechmerge.analysis.weights import matrix, place_of, together
@@ -36,7 +37,8 @@ class Subspaces(Analysis):
             names = sorted((name for name in tensors.names if len(tensors.shape(name)) > 1), key=place_of)
             found = dict(zip(names, ordered(lambda name: self.of(name, tensors.deltas(name), merged), names)))
         layers = mean_by_layer(found)
-        data = {"adapters": self.study.names, "rank": self.values["rank"], "merged": self.values["merged"] or "mean of the adapters",
+        data = {"adapters": self.study.names, "rank": self.values["rank"],
+                "merged": self.values["merged"] or "mean of the adapters",
                 "layers": {layer: jsonable(part) for layer, part in layers.items()}}
         return Findings(data, pictures(data), lines(data))
 
@@ -47,16 +49,17 @@ class Subspaces(Analysis):
 
         if not self.values["merged"]:
             return None
-        return read(find_systems([self.values["merged"]], self.study.exp_dir)[0].path, base=self.study.args.model).deltas
+        return read(find_systems([self.values["merged"]], self.study.exp_dir)[0].path,
+                    base=self.study.args.model).deltas
 
     def of(self, name: str, deltas, merged: dict | None) -> dict:
-        """Arrays phi, random, grassmann [n, n] and alignment [n] of one parameter; NaN for an adapter that does not change it."""
+        """Arrays phi, random, grassmann [n, n] and alignment [n] of one parameter; NaN where it is not changed."""
         import numpy as np
 
         from speechmerge.merge.delta import concatenate, zero
 
-        whole = merged.get(name, zero(deltas[0].shape)) if merged is not None else concatenate(deltas, [1 / len(deltas)] * len(deltas))
-        basis = kept_basis(whole)
+        mean = concatenate(deltas, [1 / len(deltas)] * len(deltas))
+        basis = kept_basis(mean if merged is None else merged.get(name, zero(mean.shape)))
         return {**compare([directions(delta, self.values["rank"]) for delta in deltas]),
                 "alignment": np.array([alignment(basis, delta) for delta in deltas])}
 
@@ -98,7 +101,7 @@ def grassmann(first, second) -> float:
 
 
 def kept_basis(merged, residual: float = RESIDUAL):
-    """[m, k] left singular vectors of a delta, the fewest that leave out at most `residual` of its norm; k = 0 of zero."""
+    """[m, k] left singular vectors of a delta, the fewest that leave out at most `residual` of its norm; 0 of zero."""
     from speechmerge.merge.kernels.svd import decompose
 
     found = decompose(merged)
@@ -133,7 +136,8 @@ def mean_by_layer(found: dict) -> dict:
     groups[TOTAL] = list(found.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # nowhere defined: NaN is meant
-        return {layer: {key: np.nanmean([part[key] for part in parts], axis=0) for key in parts[0]} for layer, parts in groups.items()}
+        return {layer: {key: np.nanmean([part[key] for part in parts], axis=0) for key in parts[0]}
+                for layer, parts in groups.items()}
 
 
 def jsonable(part: dict) -> dict:
@@ -146,13 +150,15 @@ def pictures(data: dict) -> list:
     names, total, layers = data["adapters"], data["layers"][TOTAL], data["layers"]
     note = f"random directions: {max(v for row in total['random'] for v in row if v is not None):.3f}"
     rows = [[part["alignment"][place] for part in layers.values()] for place in range(len(names))]
-    return [heat_map("phi", f"Shared directions phi, up to {data['rank']} of each", names, names, total["phi"], note, 1.0),
+    return [heat_map("phi", f"Shared directions phi, up to {data['rank']} of each", names, names, total["phi"],
+                     note, 1.0),
             heat_map("grassmann", "Grassmann distance (radians)", names, names, total["grassmann"]),
-            heat_map("alignment", f"Share of each adapter in the directions of the merge ({data['merged']})", names, list(layers), rows,
-                     limit=1.0)]
+            heat_map("alignment", f"Share of each adapter in the directions of the merge ({data['merged']})", names,
+                     list(layers), rows, limit=1.0)]
 
 
 def lines(data: dict) -> list[str]:
     names, total = data["adapters"], data["layers"][TOTAL]
     rows = [[name, *total["phi"][i], total["alignment"][i]] for i, name in enumerate(names)]
-    return [f"phi, means over parameters; alignment with {data['merged']}", *table(["adapter", *names, "alignment"], rows)]
+    return [f"phi, means over parameters; alignment with {data['merged']}",
+            *table(["adapter", *names, "alignment"], rows)]

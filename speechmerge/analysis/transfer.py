@@ -1,7 +1,8 @@
 """Every adapter on every task or language, without further training.
 
-    transfer ratio   TM_ij = (u_j(adapter i) - u_j(base)) / (u_j(adapter j) - u_j(base)): 1 on the diagonal, 0 where adapter i is no
-                     better than the base on set j, below 0 where it harms; not defined where j's own adapter gains nothing
+    transfer ratio   TM_ij = (u_j(adapter i) - u_j(base)) / (u_j(adapter j) - u_j(base)): 1 on the diagonal, 0 where
+                     adapter i is no better than the base on set j, below 0 where it harms; not defined where j's own
+                     adapter gains nothing
     transfer gain    u_j(adapter i) - u_j(base), in the metric's own unit
 
 It is interference_delta + 1, with the same paired intervals. u is the metric, higher is better.
@@ -17,7 +18,8 @@ class Transfer(Analysis):
     parameters = (
         Parameter("sets", str, None, "words: the sets; default: one for each adapter"),
         Parameter("reading", ("generation", "labels"), "generation", "what is judged of tasks with labels"),
-        Parameter("max_samples", int, 0, "examples of each set, drawn once; 0: all, as `speechmerge decode` has them", low=0),
+        Parameter("max_samples", int, 0, "examples of each set, drawn once; 0: all, as `speechmerge decode` has them",
+                  low=0),
         Parameter("seed", int, 0, "of that draw"),
     )
     uses_model = True
@@ -47,10 +49,11 @@ class Transfer(Analysis):
         """{"sets": {set: metric, base}, "adapters": {adapter: {set: value, gain, ratio, ci, reason}}}"""
         from speechmerge.systems import BASE
 
-        reading, base = self.values["reading"], entries.pop(BASE)
+        reading, base = self.values["reading"], entries[BASE]
         sets = {name: {"metric": entry["task"].metric, "higher_is_better": entry["task"].higher_is_better,
                        "base": value_of(entry, name, reading)} for name, entry in base.items()}
-        found = {name: {s: cell(row[s], s, sets[s], reading) for s in sets} for name, row in entries.items()}
+        found = {system.name: {s: cell(entries[system.name][s], s, sets[s], reading) for s in sets}
+                 for system in self.study.systems}
         return {"split": self.study.split, "reading": reading, "sets": sets, "adapters": found}
 
 
@@ -79,10 +82,13 @@ def pictures(data: dict) -> list:
 
     adapters, sets = list(data["adapters"]), list(data["sets"])
     grid = {key: [[data["adapters"][a][s][key] for s in sets] for a in adapters] for key in ("ratio", "gain")}
-    ratio = heat_map("transfer_ratio", f"Share of the own adapter's gain ({data['split']})", adapters, sets, grid["ratio"], limit=2.0)
-    gain = heat_map("transfer_gain", f"Gain over the base, in the metric's unit ({data['split']})", adapters, sets, grid["gain"])
+    ratio = heat_map("transfer_ratio", f"Share of the own adapter's gain ({data['split']})", adapters, sets,
+                     grid["ratio"], limit=2.0)
+    gain = heat_map("transfer_gain", f"Gain over the base, in the metric's unit ({data['split']})", adapters, sets,
+                    grid["gain"])
     rows = [["adapter", "set", "metric", "value", "base", "gain", "ratio", "ci_low", "ci_high", "reason"]]
-    rows += [[a, s, about["metric"], c["value"], about["base"], c["gain"], c["ratio"], *(c["ci"] or (None, None)), c["reason"]]
+    rows += [[a, s, about["metric"], c["value"], about["base"], c["gain"], c["ratio"], *(c["ci"] or (None, None)),
+              c["reason"]]
              for a in adapters for s, about in data["sets"].items() for c in [data["adapters"][a][s]]]
     return [ratio, replace(gain, rows=rows)]
 

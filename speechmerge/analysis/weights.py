@@ -1,7 +1,7 @@
 """How alike the changes are that adapters make: cosines of true deltas, norms, sign conflicts, what TIES would keep.
 
-A delta is s B A, never B or A alone: (B R)(R^-1 A) is the same adapter with other factors. Inner products of low-rank deltas
-are s_1 s_2 tr((B_1'B_2)(A_2 A_1')); signs are looked at block by block, so that no dense matrix is held.
+A delta is s B A, never B or A alone: (B R)(R^-1 A) is the same adapter with other factors. Inner products of low-rank
+deltas are s_1 s_2 tr((B_1'B_2)(A_2 A_1')); signs are looked at block by block, so that no dense matrix is held.
 """
 from dataclasses import dataclass, fields
 
@@ -16,7 +16,8 @@ class Weights(Analysis):
 
     parameters = (
         Parameter("signs", bool, True, "count sign conflicts and what TIES keeps; reads every element twice"),
-        Parameter("k", float, 20.0, "percent of largest magnitudes of each adapter that signs are compared of", low=0, high=100),
+        Parameter("k", float, 20.0, "percent of largest magnitudes of each adapter that signs are compared of", low=0,
+                  high=100),
     )
 
     def run(self) -> Findings:
@@ -38,7 +39,8 @@ def together(vectors):
     from speechmerge.merge.delta import zero
 
     shapes = {name: delta.shape for vector in vectors for name, delta in vector.deltas.items()}
-    return Tensors({name: [vector.deltas.get(name) or zero(shape) for vector in vectors] for name, shape in shapes.items()})
+    return Tensors({name: [vector.deltas.get(name) or zero(shape) for vector in vectors]
+                    for name, shape in shapes.items()})
 
 
 def grams(tensors) -> dict:
@@ -80,7 +82,8 @@ def cosines(gram):
 def about(gram) -> dict:
     import numpy as np
 
-    return {"cosine": matrix(cosines(gram)), "norm": [number(value) for value in np.sqrt(np.clip(np.diag(gram), 0, None))]}
+    return {"cosine": matrix(cosines(gram)),
+            "norm": [number(value) for value in np.sqrt(np.clip(np.diag(gram), 0, None))]}
 
 
 def matrix(values) -> list[list]:
@@ -89,8 +92,9 @@ def matrix(values) -> list[list]:
 
 @dataclass
 class SignCounts:
-    """Elements, of the k % largest of each adapter: `both` [n, n] that two have, `opposite` [n, n] with opposite signs, `kept` [n],
-    `elected` [n] with the sign of the sum over all adapters; `mass`, `elected_mass` [n] the same in sums of magnitudes."""
+    """Elements, of the k % largest of each adapter: `both` [n, n] that two have, `opposite` [n, n] with opposite signs,
+    `kept` [n], `elected` [n] with the sign of the sum over all adapters; `mass`, `elected_mass` [n] the same in sums of
+    magnitudes."""
 
     both: object
     opposite: object
@@ -104,7 +108,7 @@ class SignCounts:
 
 
 def sign_counts(tensors, percent: float) -> dict[str, SignCounts]:
-    """Parameter -> counts, after each adapter was trimmed to its `percent` % largest magnitudes of all (TIES' first step)."""
+    """Parameter -> counts, after each adapter was trimmed to its `percent` % largest magnitudes (TIES' first step)."""
     from speechmerge.merge.kernels.threshold import magnitude_thresholds
 
     thresholds = magnitude_thresholds(tensors, percent)
@@ -123,7 +127,7 @@ def count_signs(inputs, thresholds) -> SignCounts:
 
     from speechmerge.merge.kernels.signs import trim_
 
-    kept = torch.stack([trim_(part.reshape(-1), threshold) for part, threshold in zip(inputs, thresholds)])  # [n, elements]
+    kept = torch.stack([trim_(part.reshape(-1), least) for part, least in zip(inputs, thresholds)])  # [n, elements]
     elected = kept.sum(0).sign_()
     anyone = elected.abs()
     agreeing = (kept @ elected + kept.abs() @ anyone) / 2
@@ -151,17 +155,19 @@ def pictures(names: list[str], data: dict) -> list:
     total, layers = data["layers"][TOTAL], data["layers"]
     plots = [heat_map("cosine", "Cosine of the adapters' changes", names, names, total["cosine"], limit=1.0)]
     if len(names) > 1:
-        distances = [[0.0 if i == j else 1 - (value or 0.0) for j, value in enumerate(row)] for i, row in enumerate(total["cosine"])]
+        distances = [[0.0 if i == j else 1 - (value or 0.0) for j, value in enumerate(row)]
+                     for i, row in enumerate(total["cosine"])]
         plots.append(dendrogram("cosine_tree", "Adapters by 1 - cosine, average linkage", names, distances))
         pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
         values = [[layer["cosine"][i][j] for layer in layers.values()] for i, j in pairs]
-        plots.append(heat_map("cosine_layers", "Cosine of each pair, layer by layer", [f"{names[i]} {names[j]}" for i, j in pairs],
-                              list(layers), values))
+        plots.append(heat_map("cosine_layers", "Cosine of each pair, layer by layer",
+                              [f"{names[i]} {names[j]}" for i, j in pairs], list(layers), values))
     norms = [[layer["norm"][place] for layer in layers.values()] for place in range(len(names))]
     plots.append(heat_map("norms", "Frobenius norm of the change", names, list(layers), norms))
     if signs := data["signs"]:
         note = f"of the {data['percent_kept']:g} % largest"
-        plots.append(heat_map("sign_conflict", "Share of opposite signs", names, names, signs[TOTAL]["conflict"], note, 1.0))
+        plots.append(heat_map("sign_conflict", "Share of opposite signs", names, names, signs[TOTAL]["conflict"], note,
+                              1.0))
         rows = [[layer["survival"][place] for layer in signs.values()] for place in range(len(names))]
         plots.append(heat_map("ties_survival", "Share whose sign TIES elects", names, list(signs), rows, note, 1.0))
     return plots
@@ -170,5 +176,6 @@ def pictures(names: list[str], data: dict) -> list:
 def lines(names: list[str], data: dict) -> list[str]:
     total, signs = data["layers"][TOTAL], data["signs"].get(TOTAL)
     head = ["adapter", "norm", *names, *(["survival"] if signs else [])]
-    rows = [[name, total["norm"][i], *total["cosine"][i], *([signs["survival"][i]] if signs else [])] for i, name in enumerate(names)]
+    rows = [[name, total["norm"][i], *total["cosine"][i], *([signs["survival"][i]] if signs else [])]
+            for i, name in enumerate(names)]
     return ["cosine of the true deltas, all layers together", *table(head, rows)]

@@ -1,7 +1,8 @@
-"""speechmerge analyze --config conf/analyze/weights.yaml --adapters asr kws --exp-dir exp --output-dir exp/analysis/weights
+"""speechmerge analyze --config conf/analyze/weights.yaml --adapters asr kws --output-dir exp/analysis/weights
 
 Writes analysis.json, and each picture as PNG with its numbers as CSV. `kind` names the analysis (speechmerge.analysis),
-`options` are its own. What is done with the same adapters, data and options is kept; decoding that was interrupted goes on.
+`options` are its own. What is done with the same adapters, data and options is kept; decoding that was interrupted goes
+on.
 """
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import CommaList, boolean, mapping_or_value, split_name
@@ -11,13 +12,15 @@ HELP = "compare adapters: weights, subspaces, spectra, layers, transfer, represe
 
 
 def add_arguments(parser):
-    parser.add_argument("--kind", required=True, help="weights, subspaces, spectra, layers, transfer or representations")
+    parser.add_argument("--kind", required=True,
+                        help="weights, subspaces, spectra, layers, transfer or representations")
     parser.add_argument("--options", type=mapping_or_value, default={}, help="{option: value} of this analysis")
     parser.add_argument("--adapters", nargs="+", action=CommaList, default=["adapters"],
                         help="registered names or folders; default: all registered ones")
-    parser.add_argument("--task", help="of all sets, where they are no task's name (languages); default: that of the set's adapter")
+    parser.add_argument("--task", help="of all sets, where they are languages; default: that of the set's adapter")
     parser.add_argument("--data", default="data", help="folder that holds <task>/<split>/")
-    parser.add_argument("--split", type=split_name, default="dev", help="what layers, transfer and representations are judged on")
+    parser.add_argument("--split", type=split_name, default="dev",
+                        help="what layers, transfer and representations are judged on")
     parser.add_argument("--exp-dir", default="exp", help="experiment folder")
     parser.add_argument("--output-dir", required=True, help="such as exp/analysis/weights")
     add_model_arguments(parser)
