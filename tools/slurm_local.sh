@@ -6,12 +6,15 @@
 # Then, in the shell that submits:   export SLURM_CONF=/var/tmp/speechmerge-slurm/slurm.conf
 #
 # It has a munge key, a socket and ports of its own, and leaves a Slurm that is already on the machine alone. Its folder:
-# SPEECHMERGE_SLURM (default /var/tmp/speechmerge-slurm, which every user can reach). Mails are lines of mail.log there.
+# SPEECHMERGE_SLURM (default /var/tmp/speechmerge-slurm, which every user can reach), with port SPEECHMERGE_SLURM_PORT and the
+# one after it, and SPEECHMERGE_SLURM_CPUS cores (default: what there is; more than that share them). Mails are lines of
+# log/mail.log there.
 set -euo pipefail
 
 state=${SPEECHMERGE_SLURM:-/var/tmp/speechmerge-slurm}
 export SLURM_CONF=$state/slurm.conf
-ports=16817 # of slurmctld; slurmd has the next
+port=${SPEECHMERGE_SLURM_PORT:-16817} # of slurmctld; slurmd has the next
+cpus=${SPEECHMERGE_SLURM_CPUS:-$(nproc)}
 
 fail() {
     printf 'slurm_local.sh: %s\n' "$*" >&2
@@ -31,6 +34,10 @@ install_packages() {
 }
 
 write_configuration() {
+    local memory gpus
+    memory=$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo)
+    gpus=$({ nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true; } | wc -l)
+    if ((gpus == 0)); then gpus=""; fi
     mkdir -p "$state"/{munge,ctld,slurmd,log}
     chmod 755 "$state" "$state/munge"
     if [[ ! -s $state/munge/key ]]; then
@@ -41,18 +48,21 @@ write_configuration() {
 	printf '%s\n' "\$*" >>"$state/log/mail.log"
 	MAIL
     chmod 755 "$state/mail.sh"
+    : >"$state/gres.conf"
+    if [[ -n $gpus ]]; then printf 'Name=gpu File=/dev/nvidia[0-%d]\n' $((gpus - 1)) >"$state/gres.conf"; fi
     # credentials live for cred_expire seconds, and so long does a requeued job wait
     cat >"$SLURM_CONF" <<-CONF
 	ClusterName=speechmerge
 	SlurmctldHost=$(hostname -s)(127.0.0.1)
-	SlurmctldPort=$ports
-	SlurmdPort=$((ports + 1))
+	SlurmctldPort=$port
+	SlurmdPort=$((port + 1))
 	SlurmUser=$(id -un)
 	SlurmdUser=$(id -un)
 	AuthType=auth/munge
 	CredType=cred/munge
 	AuthInfo=socket=$state/munge/socket,cred_expire=8
 	StateSaveLocation=$state/ctld
+	SlurmdParameters=config_overrides
 	SlurmdSpoolDir=$state/slurmd
 	SlurmctldPidFile=$state/slurmctld.pid
 	SlurmdPidFile=$state/slurmd.pid
@@ -73,7 +83,8 @@ write_configuration() {
 	KillWait=5
 	MaxArraySize=10001
 	SlurmctldDebug=info
-	NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$((memory / 1024)) State=UNKNOWN
+	${gpus:+GresTypes=gpu}
+	NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$((memory / 1024)) ${gpus:+Gres=gpu:$gpus} State=UNKNOWN
 	PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 	CONF
 }
@@ -89,7 +100,6 @@ is_running() { # pid file
 start() {
     local _
     install_packages
-    cpus=$(nproc) memory=$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo)
     exec 9>"$state.lock" # two starts at once: the second finds it running
     flock 9
     if answers; then return; fi

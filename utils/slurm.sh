@@ -119,7 +119,9 @@ run_array_job() {
 # The queue's view of the jobs; status 1 where the controller does not answer, which passes.
 list_jobs() {
     local message
-    if listing=$(squeue -h -r -j "$job_id" -o '%K %T' 2>"$folder/squeue"); then return; fi
+    if listing=$(squeue -h -r -j "$job_id" -o '%K %T' 2>"$folder/squeue"); then
+        return 0 # without the number it would be, within a trap, the status of what was interrupted
+    fi
     message=$(cat "$folder/squeue")
     listing=""
     [[ $message == *"Invalid job id"* ]] # all have ended some time ago

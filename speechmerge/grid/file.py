@@ -14,7 +14,7 @@
         each: {}         # more axes, of the table alone: a cell has a row for each of their values
         resources: {gpus: 1, mem: 64G, time: "24:00:00", num_threads: 4, max_jobs: 20}
       merge:
-        needs: [train]   # phases of this file, or other grid files beside it
+        needs: [train]   # phases of this file, "other.yaml:phase" of one beside it, or all of "other.yaml"
 """
 import re
 from dataclasses import dataclass, field
@@ -208,14 +208,15 @@ def in_order(path, given: dict | None = None, only=()) -> list[Phase]:
 
 def needed(phase: Phase, given: dict | None = None) -> list[Phase]:
     """The phases that a phase needs directly: those it names, and all of a file that it names."""
-    own, found = read_grid(phase.path, given, strict=False), []
+    found = []
     for need in phase.needs:
-        if need in own:
-            found.append(own[need])
-        elif need.endswith((".yaml", ".yml")):
-            found += read_grid(phase.path.parent / need, given, strict=False).values()
-        else:
-            raise UsageError(f"{phase.where}: needs: there is no phase {need!r}; {nearest(need, own)}")
+        file, _, name = need.rpartition(":")
+        if not file and name.endswith((".yaml", ".yml")):
+            file, name = name, ""
+        known = read_grid(phase.path.parent / file if file else phase.path, given, strict=False)
+        if name and name not in known:
+            raise UsageError(f"{phase.where}: needs: there is no phase {need!r}; {nearest(name, known)}")
+        found += [known[name]] if name else known.values()
     return found
 
 
