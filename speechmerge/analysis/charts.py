@@ -87,3 +87,17 @@ def grouped_bars(name: str, title: str, groups: list[str], series: dict[str, lis
     rows = [["", *series],
             *([group, *(values[place] for values in series.values())] for place, group in enumerate(groups))]
     return Plot(name, title, f"Bars, {title}: {', '.join(groups)}.", png(figure), rows)
+
+
+def scatter(name: str, title: str, points: dict[str, tuple], x: str, y: str) -> Plot:
+    """One point for each name, and the diagonal; points without a value are left out."""
+    drawn = {label: point for label, point in points.items() if None not in point}
+    figure, axes = new_axes(5.0, 4.4, title)
+    ends = [value for point in drawn.values() for value in point]
+    if ends:
+        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=colours.BASE, linewidth=0.8, zorder=1)
+        axes.scatter(*zip(*drawn.values()), color=colours.ADAPTER, s=18, zorder=2)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    rows = [["", x, y], *([label, *point] for label, point in points.items())]
+    return Plot(name, title, f"Scatter plot of {len(drawn)} points, {y} over {x}.", png(figure), rows)

@@ -8,12 +8,12 @@ from speechmerge.models.options import add_model_arguments
 from speechmerge.options import CommaList, boolean, mapping_or_value, split_name
 from speechmerge.stages.decode import add_decode_arguments
 
-HELP = "compare adapters: weights, subspaces, spectra, layers, transfer, representations; numbers, pictures, a table"
+HELP = "what adapters have in common and where they work: numbers, pictures, a table (docs/analysis.md)"
 
 
 def add_arguments(parser):
     parser.add_argument("--kind", required=True,
-                        help="weights, subspaces, spectra, layers, transfer or representations")
+                        help="weights, subspaces, spectra, layers, transfer, representations or prediction")
     parser.add_argument("--options", type=mapping_or_value, default={}, help="{option: value} of this analysis")
     parser.add_argument("--adapters", nargs="+", action=CommaList, default=["adapters"],
                         help="registered names or folders; default: all registered ones")
