@@ -60,7 +60,7 @@ write_configuration() {
 	SlurmdUser=$(id -un)
 	AuthType=auth/munge
 	CredType=cred/munge
-	AuthInfo=socket=$state/munge/socket,cred_expire=8
+	AuthInfo=socket=$state/munge/socket,cred_expire=6
 	StateSaveLocation=$state/ctld
 	SlurmdParameters=config_overrides
 	SlurmdSpoolDir=$state/slurmd
@@ -118,17 +118,17 @@ start() {
 }
 
 stop() {
-    local name pid _
+    local name pids=() _
     if answers; then scancel --me --full 2>/dev/null || true; fi
     for name in slurmd.pid slurmctld.pid munge/pid; do
-        is_running "$state/$name" || continue
-        pid=$(cat "$state/$name")
-        kill "$pid"
-        for _ in {1..40}; do
-            kill -0 "$pid" 2>/dev/null || break
-            sleep 0.25
-        done
+        if is_running "$state/$name"; then pids+=("$(cat "$state/$name")"); fi
         rm -f "$state/$name"
+    done
+    if ((${#pids[@]} == 0)); then return; fi
+    kill "${pids[@]}" 2>/dev/null || true
+    for _ in {1..100}; do
+        kill -0 "${pids[@]}" 2>/dev/null || break # succeeds as long as one is there
+        sleep 0.1
     done
 }
 

@@ -91,4 +91,4 @@ main() {
     return "$status"
 }
 
-main "$@"
+{ main "$@"; exit; } # nothing more is read from this file, which may change before the jobs have ended

@@ -179,7 +179,7 @@ cause_of() {
         printf '%s' "${BASH_REMATCH[1]}"
         if [[ ${BASH_REMATCH[2]} != None ]]; then printf ', %s' "${BASH_REMATCH[2]}"; fi
     else
-        printf 'no longer in the queue'
+        printf 'it left the queue%s' "$(if [[ ! -e ${logs[$1 - 1]} ]]; then echo ' before it began'; fi)"
     fi
     said=$({ tail -n 1 "$folder/$1.out" 2>/dev/null || true; } | cut -c 1-300)
     printf '%s' "${said:+; Slurm said: $said}"
@@ -204,4 +204,4 @@ cancel_jobs() { # status; returns when the jobs have ended, so that they do not 
     exit "$1"
 }
 
-main "$@"
+{ main "$@"; exit; } # nothing more is read from this file, which may change before the jobs have ended
