@@ -130,10 +130,9 @@ def count_signs(inputs, thresholds) -> SignCounts:
     kept = torch.stack([trim_(part.reshape(-1), least) for part, least in zip(inputs, thresholds)])  # [n, elements]
     elected = kept.sum(0).sign_()
     anyone = elected.abs()
-    agreeing = (kept @ elected + kept.abs() @ anyone) / 2
-    mass = kept.abs().sum(1)
-    signs = kept.sign_()
-    there = signs.abs()
+    sizes = kept.abs()
+    mass, agreeing = sizes.sum(1), (kept @ elected + sizes @ anyone) / 2
+    signs, there = kept.sign_(), sizes.sign_()
     both, equal = there @ there.T, signs @ signs.T  # exact: blocks have fewer than 2^24 elements
     counts = (both, (both - equal) / 2, there.sum(1), (signs @ elected + there @ anyone) / 2, mass, agreeing)
     return SignCounts(*(part.double().numpy(force=True) for part in counts))

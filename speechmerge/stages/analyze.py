@@ -33,8 +33,10 @@ def run(args):
 
     from speechmerge.analysis.base import ANALYSES, Study
     from speechmerge.done import is_done, step_key
+    from speechmerge.merge.compute import keep_memory
     from speechmerge.systems import find_adapters
 
+    keep_memory()
     study = Study(find_adapters(args.adapters, args.exp_dir), args)
     analysis = ANALYSES.get(args.kind)(study, args.options or {})
     decided = {"kind": args.kind, "options": analysis.values, "adapters": study.names, "key": analysis.key()}
