@@ -12,6 +12,7 @@
 #   --gpu N            GPUs of each job: at most as many jobs at once as the GPUs allow, each sees its own
 #   --mem, --time      for clusters; ignored here
 # Waits for all jobs. Prints the last line of each log, of a failed job the last lines. Ctrl-C ends the jobs.
+# shellcheck disable=SC2317 # functions that traps call
 set -euo pipefail
 # shellcheck source=backend.sh
 . "$(dirname "${BASH_SOURCE[0]}")/backend.sh"

@@ -13,6 +13,7 @@
 #   --no-wait          print the array's job id and end
 # Waits for all jobs. Prints the last line of each log, of a failed job the last lines. Ctrl-C cancels the jobs. A job that
 # is preempted, or whose node fails, is queued again and adds to its log. Needs a file system that all nodes share.
+# shellcheck disable=SC2317 # functions that traps call
 set -euo pipefail
 # shellcheck source=backend.sh
 . "$(dirname "${BASH_SOURCE[0]}")/backend.sh"
@@ -135,8 +136,8 @@ pause() { # seconds; a signal is heard at once
 wait_for_jobs() {
     local start=$SECONDS job seconds
     while ((${#ended[@]} < count)); do
-        seconds=$(((SECONDS - start) / 10))
-        pause $((seconds < 1 ? 1 : seconds > 15 ? 15 : seconds))
+        seconds=$(((SECONDS - start) / 10)) # often at first, since short jobs are waited for by somebody
+        if ((seconds == 0)); then pause 0.5; else pause $((seconds > 15 ? 15 : seconds)); fi
         if ! list_jobs; then
             printf '%s: squeue does not answer, trying again: %s\n' "${0##*/}" "$(tail -n 1 "$folder/squeue")" >&2
             continue
