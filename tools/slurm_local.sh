@@ -12,7 +12,7 @@
 set -euo pipefail
 
 state=${SPEECHMERGE_SLURM:-/var/tmp/speechmerge-slurm}
-export SLURM_CONF=$state/slurm.conf
+export SLURM_CONF=$state/slurm.conf PATH=$PATH:/usr/sbin:/sbin
 port=${SPEECHMERGE_SLURM_PORT:-16817} # of slurmctld; slurmd has the next
 cpus=${SPEECHMERGE_SLURM_CPUS:-$(nproc)}
 

@@ -27,7 +27,7 @@ option config path "" "slurm: one more conf/slurm.yaml"
 option force bool false "run finished cells, too"
 option dry_run bool false "print the cells and their commands, run nothing"
 
-grid() { python -m speechmerge grid --grid "$1" "${@:2}" "${given[@]}"; }
+grid() { python -m speechmerge grid --grid "$1" "${@:2}" ${gpus:+--gpus "$gpus"} "${given[@]}"; }
 
 # Submits or runs one phase of a file.
 run_phase() {
@@ -72,7 +72,6 @@ main() {
     given=()
     read -ra words <<<"$param"
     if ((${#words[@]})); then given+=(--param "${words[@]}"); fi
-    if [[ -n $gpus ]]; then given+=(--gpus "$gpus"); fi
     # shellcheck disable=SC2086 # a list
     if [[ $dry_run == true ]]; then
         grid "$file" --action plan --phases $phases

@@ -27,6 +27,7 @@ class Cell:
     commands: list[list[str]]
     outputs: list[str]
     rows: list[tuple[dict, dict[str, list[str]]]]  # (values of the axes of `each`, {column: [file, key, ...]})
+    key: str  # of what is done, on whatever device: with a changed command a cell has to be run again
 
     @property
     def folder(self) -> Path:
@@ -35,11 +36,6 @@ class Cell:
     @property
     def log(self) -> Path:
         return self.phase.folder / "log" / f"{self.name}.log"
-
-    @property
-    def key(self) -> str:
-        """Of what is done: a changed command is another cell's, which has to be run."""
-        return fingerprint({"commands": self.commands, "outputs": self.outputs})
 
 
 def cells(phase: Phase, gpus: int | None = None) -> list[Cell]:
@@ -69,10 +65,14 @@ def make_cell(phase: Phase, number: int, point: dict, device: str) -> Cell:
     values["folder"] = str(phase.folder / "cells" / name)
     for key, template in phase.values.items():
         values[key] = fill_value(template, values, f"{phase.where}: values: {key}")
-    lists = [[word for template in command for word in fill(template, values, f"{phase.where}: commands")]
-             for command in phase.commands]
     outputs = [word for template in phase.outputs for word in fill(template, values, f"{phase.where}: outputs")]
-    return Cell(phase, number, name, names(point), lists, outputs, result_rows(phase, values))
+    key = fingerprint({"commands": command_words(phase, {**values, "device": "any"}), "outputs": outputs})
+    return Cell(phase, number, name, names(point), command_words(phase, values), outputs, result_rows(phase, values), key)
+
+
+def command_words(phase: Phase, values: dict) -> list[list[str]]:
+    return [[word for template in command for word in fill(template, values, f"{phase.where}: commands")]
+            for command in phase.commands]
 
 
 def result_rows(phase: Phase, values: dict) -> list[tuple[dict, dict]]:

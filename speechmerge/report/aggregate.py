@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 FIRST, LAST = ("grid", "phase", "cell"), ("seconds", "state", "remark")
 
 
-def aggregate(phases: list[Phase], gpus: int | None = None) -> list[dict]:
+def aggregate(phases: list[Phase]) -> list[dict]:
     """Rows in the order of the phases and their cells; results of cells that are not finished are left out."""
     rows, now = [], queue(phases)
     for phase in phases:
         waiting, _ = queued(phase, now)
-        for cell in cells(phase, gpus):
+        for cell in cells(phase):
             rows += cell_rows(cell, *state(cell, waiting))
     return rows
 

@@ -26,7 +26,6 @@ def add_grid_arguments(group):
     group.add_argument("--aggregate", metavar="GRID.yaml", help="results.csv and results.md of what its cells have finished")
     group.add_argument("--param", nargs="+", action="extend", type=key_value, default=[], metavar="KEY=VALUE",
                        help="over exp_dir and the values of the grid")
-    group.add_argument("--gpus", type=int, help="as they were given to utils/grid.sh")
 
 
 def aggregated(args):
@@ -36,7 +35,7 @@ def aggregated(args):
     from speechmerge.report.aggregate import aggregate, write_tables
 
     phases = in_order(args.aggregate, dict(args.param))
-    rows = aggregate(phases, args.gpus)
+    rows = aggregate(phases)
     counts = Counter({(row["phase"], row["cell"]): row["state"] for row in rows}.values())
     path = write_tables(rows, phases[-1].folder.parent)
     print(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items())} of {counts.total()} cells, {len(rows)} rows")
