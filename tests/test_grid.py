@@ -41,24 +41,30 @@ def test_cells_are_numbered_with_the_last_axis_fastest(tmp_path):
     made = cells(phase(tmp_path, axes={"model": ["s", "m"], "language": ["hi", "it"], "rank": [8, 16]},
                        exclude=[{"model": "m", "rank": 8}]))
     assert [(cell.number, cell.name) for cell in made] == [
-        (1, "s_hi_rank8"), (2, "s_hi_rank16"), (3, "s_it_rank8"), (4, "s_it_rank16"), (5, "m_hi_rank16"), (6, "m_it_rank16")]
+        (1, "s_hi_rank8"), (2, "s_hi_rank16"), (3, "s_it_rank8"), (4, "s_it_rank16"), (5, "m_hi_rank16"),
+                                                           (6, "m_it_rank16")]
     assert made[0].axes == {"model": "s", "language": "hi", "rank": 8}
 
 
 def test_values_are_words_and_never_shell_text(tmp_path):
     hostile = "$(touch evil); 'x' \"y\" {Rank} *"
-    made = phase(tmp_path, axes={"model": [{"name": "s", "path": hostile, "layers": ["q", "k v"]}], "rank": [1e-4], "flag": [True]},
+    made = phase(tmp_path, axes={"model": [{"name": "s", "path": hostile, "layers": ["q", "k v"]}], "rank": [1e-4],
+                                 "flag": [True]},
                  values={"out": "exp/{model}_r{rank}", "list": ["{model}", 3], "again": "{list}"}, cell="{model}",
-                 commands=[["tool", "--x={model.path}", "{model.layers}", "{flag}", "{out}/a", "{again}", "{k: 20}", "{device}", "{exp_dir}"]])
+                 commands=[["tool", "--x={model.path}", "{model.layers}", "{flag}", "{out}/a", "{again}", "{k: 20}",
+                            "{device}", "{exp_dir}"]])
     [cell] = cells(made)
-    assert cell.commands == [["tool", f"--x={hostile}", "q", "k v", "true", "exp/s_r0.0001/a", "s", "3", "{k: 20}", "cpu", str(tmp_path / "exp")]]
+    assert cell.commands == [["tool", f"--x={hostile}", "q", "k v", "true", "exp/s_r0.0001/a", "s", "3", "{k: 20}",
+                              "cpu", str(tmp_path / "exp")]]
     [other] = cells(made, gpus=2)
     assert other.commands[0][-2] == "cuda" and other.key == cell.key  # done is done, on whatever device
 
 
 def test_pairs_and_rows_of_the_table(tmp_path):
-    made = cells(phase(tmp_path, axes={"source": ["a", "b", "c"], "target": ["a", "b", "c"]}, exclude=[{"target": "{source}"}],
-                       each={"system": [{"name": "own", "key": "{language}"}, {"name": "base", "key": "base"}], "language": ["hi", "it"]},
+    made = cells(phase(tmp_path, axes={"source": ["a", "b", "c"], "target": ["a", "b", "c"]},
+                       exclude=[{"target": "{source}"}],
+                       each={"system": [{"name": "own", "key": "{language}"}, {"name": "base", "key": "base"}],
+                             "language": ["hi", "it"]},
                        results={"wer": ["s_{source}.json", "{system.key}", "{language}"]}))
     assert [cell.name for cell in made] == ["a_b", "a_c", "b_a", "b_c", "c_a", "c_b"]
     assert made[0].rows[:3] == [({"system": "own", "language": "hi"}, {"wer": ["s_a.json", "hi", "hi"]}),
@@ -109,9 +115,12 @@ def test_yaml_reads_an_unquoted_time_as_a_number(tmp_path):
 
 def test_phases_come_after_what_they_need_also_of_other_files(tmp_path):
     other = tmp_path / "first.yaml"
-    other.write_text("exp_dir: x\nphases: {b: {needs: [a], commands: [[x]]}, a: {commands: [[x]]}, c: {commands: [[x]]}}")
-    path = grid_file(tmp_path, {"late": {"needs": ["first.yaml:b"], "commands": [["x"]]}, "all": {"needs": ["first.yaml"], "commands": [["x"]]}})
-    assert [(one.grid, one.name) for one in in_order(path, only=["late"])] == [("first", "a"), ("first", "b"), ("g", "late")]
+    other.write_text("exp_dir: x\n"
+                     "phases: {b: {needs: [a], commands: [[x]]}, a: {commands: [[x]]}, c: {commands: [[x]]}}")
+    path = grid_file(tmp_path, {"late": {"needs": ["first.yaml:b"], "commands": [["x"]]},
+                                "all": {"needs": ["first.yaml"], "commands": [["x"]]}})
+    assert [(one.grid, one.name) for one in in_order(path, only=["late"])] == [("first", "a"), ("first", "b"),
+                                                                               ("g", "late")]
     assert [one.name for one in in_order(path)] == ["a", "b", "late", "c", "all"]
     assert {one.exp_dir for one in in_order(path, {"exp_dir": "y"})} == {"y"}
     with pytest.raises(UsageError, match="no value 'seeed' to change"):
@@ -197,10 +206,12 @@ def test_tables(tmp_path):
             {"grid": "g", "phase": "b", "cell": "y|z", "method": "ties", "state": "missing", "remark": ""}]
     assert list(csv.DictReader(csv_text(rows).splitlines()))[1] == {
         "grid": "g", "phase": "b", "cell": "y|z", "rank": "", "wer": "", "method": "ties", "state": "missing"}
-    assert markdown(rows).splitlines()[2:] == ["| g | a | x | 8 | 0.1235 |  | done |", "| g | b | y\\|z |  |  | ties | missing |"]
+    assert markdown(rows).splitlines()[2:] == ["| g | a | x | 8 | 0.1235 |  | done |",
+                                               "| g | b | y\\|z |  |  | ties | missing |"]
     data = {"systems": [{"name": "base", "scores": [0.5, None]}]}
     assert pick(data, ["systems", "base", "scores", "0"], "f") == 0.5
-    for keys, message in ((["systems", "ties"], "not among the 1"), (["x"], "not there"), (["systems"], "expected one value")):
+    for keys, message in ((["systems", "ties"], "not among the 1"), (["x"], "not there"),
+                          (["systems"], "expected one value")):
         with pytest.raises(SpeechMergeError, match=message):
             pick(data, keys, "f")
 
@@ -208,12 +219,14 @@ def test_tables(tmp_path):
 # ---- the shell, here
 
 def shell(*command, cwd, path="", **environment):
-    return subprocess.run([str(word) for word in command], cwd=cwd, text=True, capture_output=True, timeout=60, stdin=subprocess.DEVNULL,
+    return subprocess.run([str(word) for word in command], cwd=cwd, text=True, capture_output=True, timeout=60,
+                          stdin=subprocess.DEVNULL,
                           env={**os.environ, "OMP_NUM_THREADS": "2", "PATH": path + os.environ["PATH"], **environment})
 
 
 def test_a_grid_on_this_machine(tmp_path):
-    grid_file(tmp_path, {"train": {"axes": {"rank": [4, 8]}, "commands": [["sh", "-c", "echo {rank} >>ran; test ! -e broken{rank}"]]},
+    train = ["sh", "-c", "echo {rank} >>ran; test ! -e broken{rank}"]
+    grid_file(tmp_path, {"train": {"axes": {"rank": [4, 8]}, "commands": [train]},
                          "merge": {"needs": ["train"], "commands": [["sh", "-c", "echo merge >>ran"]]}})
     (tmp_path / "broken8").touch()
     dry = shell(ROOT / "utils/grid.sh", "g.yaml", "--dry-run", "true", cwd=tmp_path)
@@ -227,7 +240,8 @@ def test_a_grid_on_this_machine(tmp_path):
     assert second.returncode == 0 and (tmp_path / "ran").read_text().split() == ["4", "8", "8", "merge"]
     assert second.stdout.strip().endswith("results.csv: 3 done of 3 cells, 3 rows")
     assert "g train: 2 done of 2\n" in shell(ROOT / "utils/jobs.sh", "g.yaml", cwd=tmp_path).stdout
-    for words, message in ((["--wait", "false"], "only for --backend slurm"), (["--backend", "pbs"], "expected one of local, slurm"),
+    for words, message in ((["--wait", "false"], "only for --backend slurm"),
+                           (["--backend", "pbs"], "expected one of local, slurm"),
                            (["--gpus", "x"], "expected a whole number")):
         refused = shell(ROOT / "utils/grid.sh", "g.yaml", *words, cwd=tmp_path)
         assert refused.returncode == 2 and message in refused.stderr
@@ -237,10 +251,11 @@ def test_a_grid_on_this_machine(tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Folder in front of PATH whose sbatch writes its words to `sbatch` and runs nothing, whose squeue prints `squeue`."""
+    """Folder in front of PATH: its sbatch writes its words to `sbatch` and runs nothing, its squeue prints `squeue`."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in {"sbatch": f'printf "%s\\n" "$@" >>"{tmp_path}/sbatch"; echo "42;here"', "squeue": f'cat "{tmp_path}/squeue"',
+    for name, text in {"sbatch": f'printf "%s\\n" "$@" >>"{tmp_path}/sbatch"; echo "42;here"',
+                       "squeue": f'cat "{tmp_path}/squeue"',
                        "scancel": "exit 0"}.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755 | stat.S_IXUSR)
@@ -250,19 +265,25 @@ def slurm(tmp_path):
 def test_what_is_asked_of_sbatch(slurm, tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/slurm.yaml").write_text(
-        'all: {account: acc, mail_user: me@x.org, extra: [--nodes=1]}\ngpu: {partition: gpu-a100, gres: "gpu:a100:{gpus}", time: "1-12:00:00"}\n')
-    result = shell(ROOT / "utils/slurm.sh", "--gpu", "2", "--mem", "64GB", "--max-jobs-run", "3", "--num-threads", "4", "--depend", "7,8", "--no-wait",
+        'all: {account: acc, mail_user: me@x.org, extra: [--nodes=1]}\n'
+        'gpu: {partition: gpu-a100, gres: "gpu:a100:{gpus}", time: "1-12:00:00"}\n')
+    result = shell(ROOT / "utils/slurm.sh", "--gpu", "2", "--mem", "64GB", "--max-jobs-run", "3", "--num-threads", "4",
+                   "--depend", "7,8", "--no-wait",
                    "JOB=1:9", "log 100%/x y.JOB.log", "echo", "a JOB", cwd=tmp_path, path=slurm)
     assert (result.returncode, result.stdout) == (0, "42\n"), result.stderr
     words = (tmp_path / "sbatch").read_text().splitlines()
     assert words[:4] == ["--parsable", "--array=1-9%3", "--job-name=x y", "--open-mode=append"]
     assert words[4].startswith(f"--output={tmp_path}/log 100%%/.slurm/") and words[4].endswith("/%a.out")
-    assert words[5:-1] == ["--cpus-per-task=4", "--gres=gpu:a100:2", "--requeue", "--account=acc", "--mail-type=END,FAIL", "--mail-user=me@x.org",
-                           "--mem=64G", "--partition=gpu-a100", "--time=1-12:00:00", "--nodes=1", "--dependency=afterok:7:8",
+    assert words[5:-1] == ["--cpus-per-task=4", "--gres=gpu:a100:2", "--requeue", "--account=acc",
+                           "--mail-type=END,FAIL", "--mail-user=me@x.org",
+                           "--mem=64G", "--partition=gpu-a100", "--time=1-12:00:00", "--nodes=1",
+                           "--dependency=afterok:7:8",
                            "--kill-on-invalid-dep=yes"]
     script = Path(words[-1])
-    assert shlex.split(script.read_text().splitlines()[1])[1:] == [str(ROOT / "utils/slurm.sh"), "--run-job", str(script.parent)]
-    job = shell("bash", script, cwd=tmp_path, SLURM_ARRAY_TASK_ID="5", SLURM_CPUS_PER_TASK="4", SPEECHMERGE_RUN="1", SPEECHMERGE_CMD="slurm")
+    assert shlex.split(script.read_text().splitlines()[1])[1:] == [str(ROOT / "utils/slurm.sh"), "--run-job",
+                                                                   str(script.parent)]
+    job = shell("bash", script, cwd=tmp_path, SLURM_ARRAY_TASK_ID="5", SLURM_CPUS_PER_TASK="4", SPEECHMERGE_RUN="1",
+                SPEECHMERGE_CMD="slurm")
     assert job.returncode == 0 and (script.parent / "5.status").read_text() == "0\n"
     assert "a 5" in (tmp_path / "log 100%/x y.5.log").read_text().splitlines()
 
@@ -283,7 +304,7 @@ def test_wrong_job_lines(options, message, slurm, tmp_path):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("gpu: {time: 24:00:00}", 'gpu: time: found the number 86400, which YAML makes of an unquoted 24:00:00; expected "24:00:00"'),
+    ("gpu: {time: 24:00:00}", 'found the number 86400, which YAML makes of an unquoted 24:00:00; expected "24:00:00"'),
     ("gpus: {}", "unknown section 'gpus'; did you mean 'gpu'?"),
     ("all: {patrition: x}", "all: unknown key 'patrition'; did you mean 'partition'?"),
     ("all: {requeue: sometimes}", "all: requeue: expected true or false"),
@@ -300,14 +321,16 @@ def test_wrong_settings_of_the_cluster(text, message, tmp_path, capsys):
 
 
 def test_later_settings_win_and_mail_needs_an_address(tmp_path, capsys):
-    for name, text in {"a": "all: {mail_type: [END], partition: x, requeue: true}\ncpu: {mem: 8G}", "b": "cpu: {mem: 4G, array_limit: 5}\nall: {requeue: false}"}.items():
+    for name, text in {"a": "all: {mail_type: [END], partition: x, requeue: true}\ncpu: {mem: 8G}",
+                       "b": "cpu: {mem: 4G, array_limit: 5}\nall: {requeue: false}"}.items():
         (tmp_path / name).write_text(text)
     assert slurm_options([str(tmp_path / "a"), str(tmp_path / "b"), "--partition", "y"]) == 0
     assert capsys.readouterr().out.split() == ["5", "--cpus-per-task=1", "--no-requeue", "--mem=4G", "--partition=y"]
 
 
 def test_what_is_in_the_queue_is_not_submitted_again(slurm, tmp_path, monkeypatch):
-    path = grid_file(tmp_path, {"train": {"axes": {"rank": [4, 8, 16]}, "commands": [["true"]], "resources": {"gpus": 1, "max_jobs": 2}},
+    path = grid_file(tmp_path, {"train": {"axes": {"rank": [4, 8, 16]}, "commands": [["true"]],
+                                          "resources": {"gpus": 1, "max_jobs": 2}},
                                 "merge": {"needs": ["train"], "commands": [["true"]]}})
     words = [ROOT / "utils/grid.sh", "g.yaml", "--backend", "slurm", "--wait", "false"]
     (tmp_path / "squeue").write_text("42 1 PENDING\n42 2 RUNNING\n7 3 RUNNING\n")
@@ -319,7 +342,7 @@ def test_what_is_in_the_queue_is_not_submitted_again(slurm, tmp_path, monkeypatc
     (tmp_path / "sbatch").unlink()
     assert shell(*words, cwd=tmp_path, path=slurm).returncode == 0
     asked = (tmp_path / "sbatch").read_text().split()
-    assert "--array=1-1%2" in asked and "--job-name=g.train" in asked  # rank16 alone: it left the queue without a result
+    assert "--array=1-1%2" in asked and "--job-name=g.train" in asked  # rank16 alone, which left the queue
     assert "--job-name=g.merge" in asked and "--dependency=afterok:42" in " ".join(asked)
     local = shell(ROOT / "utils/grid.sh", "g.yaml", "--gpus", "0", cwd=tmp_path, path=slurm)
     assert local.returncode == 2 and "train has jobs 42" in local.stderr

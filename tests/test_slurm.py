@@ -1,6 +1,7 @@
 """utils/slurm.sh and utils/grid.sh on a real Slurm of one node, which tools/slurm_local.sh starts for these tests.
 
-Skipped only where Slurm is not installed and cannot be. The commands are cheap; what they would train is tested elsewhere.
+Skipped only where Slurm is not installed and cannot be. The commands are cheap: what they would train is tested
+elsewhere.
 """
 import csv
 import os
@@ -34,12 +35,15 @@ def free_ports() -> int:
 @pytest.fixture(scope="module")
 def cluster():
     """The environment of a shell that submits."""
-    if not shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin") and (os.getuid() or not shutil.which("apt-get")):
-        pytest.skip("Slurm is not installed (apt-get install slurm-wlm munge), and only root with apt-get could do it now")
+    installed = shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin")
+    if not installed and (os.getuid() or not shutil.which("apt-get")):
+        pytest.skip("Slurm is not installed (apt-get install slurm-wlm munge), and only root could do it now")
     state = tempfile.mkdtemp(prefix="slurm", dir="/tmp")  # short: the path of a socket has at most 107 bytes
     os.chmod(state, 0o755)
-    environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin", "SPEECHMERGE_SLURM": state, "SPEECHMERGE_SLURM_CPUS": "4",
-                   "SPEECHMERGE_SLURM_PORT": str(free_ports()), "SLURM_CONF": f"{state}/slurm.conf", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin", "SPEECHMERGE_SLURM": state,
+                   "SPEECHMERGE_SLURM_CPUS": "4",
+                   "SPEECHMERGE_SLURM_PORT": str(free_ports()), "SLURM_CONF": f"{state}/slurm.conf",
+                   "OMP_NUM_THREADS": "1"}
     started = subprocess.run([TOOL, "start"], env=environment, capture_output=True, text=True, timeout=280)
     if not shutil.which("slurmctld", path=environment["PATH"]):
         pytest.skip(f"Slurm cannot be installed: {started.stderr.strip()[-300:]}")
@@ -61,11 +65,13 @@ class Shell:
         (folder / "conf/slurm.yaml").write_text("cpu: {mem: 10M, time: '5:00'}\n")
 
     def run(self, *command, timeout=60):
-        return subprocess.run([str(word) for word in command], cwd=self.folder, env=self.environment, capture_output=True,
+        return subprocess.run([str(word) for word in command], cwd=self.folder, env=self.environment,
+                              capture_output=True,
                               text=True, stdin=subprocess.DEVNULL, timeout=timeout)
 
     def start(self, *command):
-        return subprocess.Popen([str(word) for word in command], cwd=self.folder, env=self.environment, stderr=subprocess.PIPE, text=True,
+        return subprocess.Popen([str(word) for word in command], cwd=self.folder, env=self.environment,
+                                stderr=subprocess.PIPE, text=True,
                                 start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     def jobs(self) -> list[str]:
@@ -95,10 +101,12 @@ def test_an_array_keeps_the_contract_of_the_local_back_end(shell):
     script = 'mkdir busy || exit 9; sleep 0.3; rmdir busy; echo "TASK $1 $OMP_NUM_THREADS"; [ TASK != kws ] || exit 7'
     words = ["TASK=asr,kws,slu", "CONFIG=1,2,3", "log/TASK.log", "sh", "-c", script, "-", "CONFIG $(id) 'q\" *"]
     result = shell.run(SLURM, "--max-jobs-run", "1", "--num-threads", "2", *words)
-    local = shell.run(ROOT / "utils/local.sh", "--max-jobs-run", "1", "--num-threads", "2", *[word.replace("log/", "here/") for word in words])
+    local = shell.run(ROOT / "utils/local.sh", "--max-jobs-run", "1", "--num-threads", "2",
+                      *[word.replace("log/", "here/") for word in words])
     assert (result.returncode, result.stdout) == (local.returncode, local.stdout) == (1, "")
     expected = local.stderr.replace("here/", "log/").replace("local.sh", "slurm.sh")
-    assert sorted(result.stderr.splitlines()) == sorted(expected.splitlines()) and "asr 1 $(id) 'q\" * 2" in result.stderr
+    assert sorted(result.stderr.splitlines()) == sorted(expected.splitlines())
+    assert "asr 1 $(id) 'q\" * 2" in result.stderr
 
     def timeless(name):
         return [line for line in shell.text(name).splitlines() if not line.startswith("# ") or line.startswith("# sh ")]
@@ -110,7 +118,8 @@ def test_an_array_keeps_the_contract_of_the_local_back_end(shell):
 
 def test_a_dependency_waits_and_mails_are_sent(shell):
     (shell.folder / "conf/slurm.yaml").write_text("all: {mail_user: me@example.org, mail_type: [END, FAIL]}\n")
-    first = shell.run(SLURM, "--no-wait", "JOB=1:2", "first.JOB.log", "sh", "-c", "sleep 1; date +%s%N >>first").stdout.strip()
+    first = shell.run(SLURM, "--no-wait", "JOB=1:2", "first.JOB.log", "sh", "-c",
+                      "sleep 1; date +%s%N >>first").stdout.strip()
     assert first.isdigit()
     second = shell.run(SLURM, "--depend", first, "second.log", "sh", "-c", "date +%s%N >second")
     assert second.returncode == 0, second.stderr
@@ -124,7 +133,10 @@ def test_a_dependency_waits_and_mails_are_sent(shell):
     wait_for(lambda: "Failed" in mail.read_text())
 
 
-COUNT = 'i=$(cat steps.JOB 2>/dev/null || echo 0); while [ "$i" -lt 4 ]; do i=$((i + 1)); echo "step $i"; echo $i >steps.JOB; sleep 0.5; done'
+COUNT = """i=$(cat steps.JOB 2>/dev/null || echo 0)
+while [ "$i" -lt 4 ]; do
+    i=$((i + 1)); echo "step $i"; echo $i >steps.JOB; sleep 0.5
+done"""
 
 
 def test_a_requeued_job_goes_on_where_it_was(shell):
@@ -170,7 +182,10 @@ phases:
     values: {out: "out/{model}_{language}"}
     commands:
       - [sh, -c, 'mkdir -p "$0"; echo run >>"$0/runs"; sleep "$1"; test "$0" != "$(cat broken)"', "{out}", "{seconds}"]
-      - [python, -c, 'import json, sys; json.dump({"dev": {"wer": len(sys.argv[1]) / 100}}, open(sys.argv[1] + "/r.json", "w"))', "{out}"]
+      - - python
+        - -c
+        - 'import json, sys; json.dump({"dev": {"wer": len(sys.argv[1]) / 100}}, open(sys.argv[1] + "/r.json", "w"))'
+        - "{out}"
     outputs: ["{out}/r.json"]
     results: {wer: ["{out}/r.json", dev, wer]}
     resources: {mem: 10M, max_jobs: 2}
@@ -195,17 +210,20 @@ def test_a_grid_repeats_only_what_failed(shell):
     (shell.folder / "grid.yaml").write_text(GRID)
     (shell.folder / "broken").write_text("out/b_hi")
     result = grid(shell)
-    assert result.returncode == 1 and "b_hi_rank4` failed" not in result.stderr
-    assert "log is in exp/grid/grid/train/log/b_hi_rank4.log" in result.stderr and "slurm.sh: 1 / 4 failed" in result.stderr
+    assert result.returncode == 1
+    assert "log is in exp/grid/grid/train/log/b_hi_rank4.log" in result.stderr
+    assert "slurm.sh: 1 / 4 failed" in result.stderr
     assert runs(shell) == [1, 1, 1, 1] and not (shell.folder / "merged.ties").exists()
     state = shell.run(ROOT / "utils/jobs.sh", "grid.yaml").stdout
-    assert "grid train: 3 done, 1 failed of 4" in state and "b_hi_rank4: failed (status 1)" in state and "grid merge: 1 missing of 1" in state
+    assert "grid train: 3 done, 1 failed of 4" in state and "b_hi_rank4: failed (status 1)" in state
+    assert "grid merge: 1 missing of 1" in state
     (shell.folder / "broken").write_text("")
     result = grid(shell)
     assert result.returncode == 0, result.stderr
     assert runs(shell) == [1, 1, 2, 1] and len(shell.text("merged.ties").split()) == 5
     rows = list(csv.DictReader((shell.folder / "exp/grid/grid/results.csv").open()))
-    assert [row["wer"] for row in rows] == ["0.08", "0.08", "0.08", "0.08", ""] and {row["state"] for row in rows} == {"done"}
+    assert [row["wer"] for row in rows] == ["0.08", "0.08", "0.08", "0.08",
+                                            ""] and {row["state"] for row in rows} == {"done"}
     assert "nothing to run" in grid(shell).stderr and runs(shell) == [1, 1, 2, 1]
 
 
@@ -216,7 +234,8 @@ def test_a_grid_goes_on_after_scancel_in_the_middle(shell):
     assert len(submitted) == 2 and all(job.isdigit() for job in submitted)
     state = shell.run(ROOT / "utils/jobs.sh", "grid.yaml", "--param", "seconds=1").stdout
     assert f"jobs {submitted[0]}" in state and "pending" in state
-    assert "nothing to run, jobs" in grid(shell, "--wait", "false", "--param", "seconds=1").stderr  # not submitted twice
+    assert "nothing to run, jobs" in grid(shell, "--wait", "false", "--param",
+                                          "seconds=1").stderr  # not submitted twice
     wait_for(lambda: len(list(shell.folder.glob("exp/grid/grid/train/cells/*/done.json"))) >= 2)
     shell.run("scancel", "--me")
     wait_for(lambda: not shell.jobs())

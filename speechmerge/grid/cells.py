@@ -60,12 +60,16 @@ def run_command(command: list[str], name: str):
     except (FileNotFoundError, PermissionError) as error:
         raise SpeechMergeError(f"cell {name}: {command[0]}: cannot be started ({error.strerror})") from error
     if status:
-        raise SpeechMergeError(f"cell {name}: `{shlex.join(command)[:200]}` failed with status {status}, its reason stands above")
+        raise SpeechMergeError(
+            f"cell {name}: `{shlex.join(command)[:200]}` failed with status {status}, its reason stands above")
 
 
 def program(command: list[str]) -> list[str]:
     """`speechmerge` and `python` are those of this process."""
-    first = {"speechmerge": [sys.executable, "-m", "speechmerge"], "python": [sys.executable]}.get(command[0], [command[0]])
+    first = {
+        "speechmerge": [sys.executable, "-m", "speechmerge"],
+        "python": [sys.executable]
+    }.get(command[0], [command[0]])
     return [*first, *command[1:]]
 
 

@@ -67,7 +67,8 @@ def make_cell(phase: Phase, number: int, point: dict, device: str) -> Cell:
         values[key] = fill_value(template, values, f"{phase.where}: values: {key}")
     outputs = [word for template in phase.outputs for word in fill(template, values, f"{phase.where}: outputs")]
     key = fingerprint({"commands": command_words(phase, {**values, "device": "any"}), "outputs": outputs})
-    return Cell(phase, number, name, names(point), command_words(phase, values), outputs, result_rows(phase, values), key)
+    return Cell(phase, number, name, names(point), command_words(phase, values), outputs, result_rows(phase, values),
+                key)
 
 
 def command_words(phase: Phase, values: dict) -> list[list[str]]:
@@ -80,8 +81,10 @@ def result_rows(phase: Phase, values: dict) -> list[tuple[dict, dict]]:
     for entries in itertools.product(*phase.each.values()):
         point = dict(zip(phase.each, entries))
         more = {**values, **fields(point, values, f"{phase.where}: each")}
-        found.append((names(point), {column: [word for template in place for word in fill(str(template), more, f"{phase.where}: results")]
-                                     for column, place in phase.results.items()}))
+        found.append((names(point), {
+            column: [word for template in place for word in fill(str(template), more, f"{phase.where}: results")]
+            for column, place in phase.results.items()
+        }))
     return found
 
 
@@ -108,11 +111,15 @@ def cell_name(phase: Phase, point: dict, values: dict) -> str:
     if phase.cell is not None:
         [name] = fill(str(phase.cell), values, f"{phase.where}: cell")
     else:
-        parts = [plain(value) if isinstance(plain(value), str) else axis + as_argument(value) for axis, value in point.items()]
+        parts = [
+            plain(value) if isinstance(plain(value), str) else axis + as_argument(value)
+            for axis, value in point.items()
+        ]
         name = "_".join(part.replace("/", "-") for part in parts) or phase.name
     if not CELL.fullmatch(name):
-        raise UsageError(f"{phase.where}: {name!r} is no name for a cell: expected letters, digits and . _ + = -, at most 150; "
-                         "give `cell:` a template")
+        raise UsageError(
+            f"{phase.where}: {name!r} is no name for a cell: expected letters, digits and . _ + = -, at most 150; "
+            "give `cell:` a template")
     return name
 
 

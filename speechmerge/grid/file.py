@@ -25,7 +25,8 @@ from speechmerge.errors import UsageError
 from speechmerge.registry import nearest
 
 GRID_KEYS = ("exp_dir", "help", "values", "phases")
-PHASE_KEYS = ("axes", "cell", "commands", "each", "exclude", "help", "needs", "outputs", "resources", "results", "values")
+PHASE_KEYS = ("axes", "cell", "commands", "each", "exclude", "help", "needs", "outputs", "resources", "results",
+              "values")
 RESOURCES = {"gpus": int, "max_jobs": int, "mem": str, "num_threads": int, "time": str}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("device", "exp_dir", "folder", "phase")
@@ -59,7 +60,7 @@ class Phase:
 
 
 def read_grid(path, given: dict | None = None, strict: bool = True) -> dict[str, Phase]:
-    """The phases of a grid file. `given`: values over those of the file, such as exp_dir; strict: it must have them all.
+    """The phases of a grid file. `given`: values over those of the file, such as exp_dir; strict: it has them all.
 
     UsageError names the file, the phase and the key, what was found and what was expected.
     """
@@ -96,7 +97,8 @@ def read_phase(path: Path, name: str, data, exp_dir: str, values: dict) -> Phase
     for key in [*values, *own]:
         check_name(where, key, "value")
         if key in {**axes, **each} or key in RESERVED:
-            raise UsageError(f"{where}: values: {key!r} is {'reserved' if key in RESERVED else 'an axis'}, choose another name")
+            raise UsageError(
+                f"{where}: values: {key!r} is {'reserved' if key in RESERVED else 'an axis'}, choose another name")
     exclude = typed(where, "exclude", data.get("exclude"), list)
     for entry in exclude:
         check_exclusion(where, entry, axes)
@@ -154,8 +156,9 @@ def check_axis(where: str, axis: str, entries):
         raise UsageError(f"{where}: axes: {axis}: expected a [list] of values, found {entries!r}")
     kinds = {"number" if type(entry) in (int, float) else type(entry).__name__ for entry in entries}
     if len(kinds) > 1 or not kinds <= {"number", "str", "bool", "dict"}:
-        raise UsageError(f"{where}: axes: {axis}: expected values of one type, found {entries!r} (YAML reads no, yes, on and off as "
-                         'true and false: write "no")')
+        raise UsageError(
+            f"{where}: axes: {axis}: expected values of one type, found {entries!r} (YAML reads no, yes, on and off as "
+            'true and false: write "no")')
     for entry in entries:
         if isinstance(entry, dict) and (not isinstance(entry.get("name"), str) or set(entry) != set(entries[0])):
             raise UsageError(f"{where}: axes: {axis}: expected a name and the same keys in each, found {entry!r}")

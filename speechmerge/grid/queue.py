@@ -27,9 +27,10 @@ def submissions(phase: Phase) -> dict[str, dict[str, str]]:
 
 
 def queue(phases) -> dict[str, dict[str, str]]:
-    """{job id: {number within the array: state}} of this user's jobs; not asked for where nothing of these phases was submitted.
+    """{job id: {number within the array: state}} of this user's jobs.
 
-    SpeechMergeError where the cluster does not answer.
+    The cluster is not asked where nothing of these phases was submitted. SpeechMergeError where it does not
+    answer.
     """
     if not any(submissions(phase) for phase in phases):
         return {}
@@ -38,12 +39,14 @@ def queue(phases) -> dict[str, dict[str, str]]:
         try:
             result = subprocess.run(command, capture_output=True, text=True)
         except FileNotFoundError as error:
-            raise SpeechMergeError(f"{phases[0].folder}: jobs were submitted to a cluster, and there is no squeue here: run this where "
-                                   "it is, or remove log/.slurm if they have ended") from error
+            raise SpeechMergeError(
+                f"{phases[0].folder}: jobs were submitted to a cluster, and there is no squeue here: run this where "
+                "it is, or remove log/.slurm if they have ended") from error
         if result.returncode == 0:
             break
     else:
-        raise SpeechMergeError(f"squeue does not answer ({result.stderr.strip()[-200:]}): what runs is not known, nothing was submitted")
+        raise SpeechMergeError(
+            f"squeue does not answer ({result.stderr.strip()[-200:]}): what runs is not known, nothing was submitted")
     found: dict[str, dict[str, str]] = {}
     for line in result.stdout.splitlines():
         job, number, state = line.split()

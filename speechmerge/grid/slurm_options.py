@@ -11,7 +11,8 @@ from speechmerge.config import read_yaml
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
 
-WORDS = ("account", "comment", "constraint", "exclude", "gres", "mail_user", "nice", "nodelist", "partition", "qos", "reservation")
+WORDS = ("account", "comment", "constraint", "exclude", "gres", "mail_user", "nice", "nodelist", "partition", "qos",
+         "reservation")
 LISTS = ("extra", "mail_type")
 KEYS = (*WORDS, *LISTS, "array_limit", "mem", "requeue", "time")
 SECTIONS = ("all", "cpu", "gpu")
@@ -45,7 +46,8 @@ def check_section(path, name, section):
 
 def check_value(where: str, key: str, value):
     if key == "time" and isinstance(value, int):
-        raise UsageError(f'{where}: found the number {value}, which YAML makes of an unquoted 24:00:00; expected "24:00:00"')
+        raise UsageError(
+            f'{where}: found the number {value}, which YAML makes of an unquoted 24:00:00; expected "24:00:00"')
     expected = expectation(key, value)
     if expected:
         raise UsageError(f"{where}: expected {expected}, found {value!r}")
@@ -99,7 +101,10 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         settings = read_settings(args.files, args.gpu)
-        given = {key: getattr(args, key) for key in ("mem", "time", "partition", "account", "requeue") if getattr(args, key)}
+        given = {
+            key: getattr(args, key)
+            for key in ("mem", "time", "partition", "account", "requeue") if getattr(args, key)
+        }
         for key, value in given.items():
             check_value(f"--{key}", key, value)
         settings.update(given)

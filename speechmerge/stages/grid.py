@@ -1,4 +1,4 @@
-"""speechmerge grid --grid conf/grid/mini.yaml [--action plan|states|phases|todo] [--phases train] [--param exp_dir=exp/x]
+"""speechmerge grid --grid conf/grid/mini.yaml [--action plan|states|phases|todo] [--phases train] [--param exp_dir=x]
 
 plan prints every cell with its commands, states what is done, running, failed or missing. utils/grid.sh submits what
 todo names; a job is `speechmerge grid --action run --cell-dir FOLDER`.
@@ -11,7 +11,10 @@ ACTIONS = ("plan", "states", "phases", "todo", "run")
 
 def add_arguments(parser):
     parser.add_argument("--grid", metavar="FILE", help="conf/grid/<name>.yaml")
-    parser.add_argument("--action", choices=ACTIONS, default="plan", help="what to print, or run: the cell of --cell-dir")
+    parser.add_argument("--action",
+                        choices=ACTIONS,
+                        default="plan",
+                        help="what to print, or run: the cell of --cell-dir")
     parser.add_argument("--phases", nargs="*", action=CommaList, default=[], help="and what they need (default: all)")
     parser.add_argument("--param", nargs="+", action="extend", type=key_value, default=[], metavar="KEY=VALUE",
                         help="over exp_dir and the values of the file")
@@ -86,8 +89,8 @@ def print_states(phases, gpus):
 
 
 def print_todo(phase, given, gpus, force):
-    """Writes the plans of the cells to run and prints five lines: the phase's folder; those cells, by commas; options for the
-    back end; jobs of the phases it needs; jobs of its own that are in the queue."""
+    """Writes the plans of the cells to run and prints five lines: the phase's folder; those cells, by commas; options
+    for the back end; jobs of the phases it needs; jobs of its own that are in the queue."""
     from speechmerge.grid.cells import DONE, FAILED, MISSING, forget, state, write_plan
     from speechmerge.grid.expand import cells
     from speechmerge.grid.file import needed
@@ -104,11 +107,22 @@ def print_todo(phase, given, gpus, force):
         if state(cell, {})[0] == DONE:
             forget(cell)
     before = [job for other in before for job in queued(other, now)[1]]
-    print(phase.folder, ",".join(cell.name for cell in chosen), " ".join(backend_options(phase, gpus)), ",".join(before),
-          ",".join(live), "end", sep="\n")  # the shell drops empty lines at the end
+    print(phase.folder,
+          ",".join(cell.name for cell in chosen),
+          " ".join(backend_options(phase, gpus)),
+          ",".join(before),
+          ",".join(live),
+          "end",
+          sep="\n")  # the shell drops empty lines at the end
 
 
 def backend_options(phase, gpus) -> list[str]:
     resources = {**phase.resources, **({} if gpus is None else {"gpus": gpus})}
-    names = {"gpus": "--gpu", "mem": "--mem", "time": "--time", "num_threads": "--num-threads", "max_jobs": "--max-jobs-run"}
+    names = {
+        "gpus": "--gpu",
+        "mem": "--mem",
+        "time": "--time",
+        "num_threads": "--num-threads",
+        "max_jobs": "--max-jobs-run"
+    }
     return [word for key, option in names.items() if resources.get(key) for word in (option, str(resources[key]))]
