@@ -4,5 +4,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../utils/path.sh"
 cd "$SPEECHMERGE_ROOT"
 ensure_environment
+if [[ ${ESPNET-} != false ]] && ! python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("espnet2"))'; then
+    tools/install_espnet.sh # for the tests of OWSM; ESPNET=false tests/run.sh leaves them out
+fi
 export OMP_NUM_THREADS=1 # the tests themselves run side by side
 exec python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

@@ -102,7 +102,8 @@ def test_an_unfinished_sweep_goes_on(capsys):
 
 
 def test_hopeless_points_are_stopped_on_a_part_of_the_data(capsys):
-    assert sweep("--search", "{type: grid, grid: {scale: [0.6, 0.0, 0.01]}, halving: {rungs: [0.5]}}", "--reading", "labels") == 0
+    assert sweep("--search", "{type: grid, grid: {scale: [0.6, 0.0, 0.01]}, halving: {rungs: [0.5]}}", "--reading", "labels",
+                 "--eval-tasks", "kws") == 0
     points = read_json(summaries()[-1])["points"]
     assert [point["state"] for point in points] == ["done", "stopped", "stopped"]
     assert all(0.5 in map(float, point["rungs"]) for point in points)

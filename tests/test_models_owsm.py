@@ -26,7 +26,7 @@ from speechmerge.storage.checkpoint import Checkpoint
 from speechmerge.tasks import get_task
 from speechmerge.tasks.base import Example
 
-DYNAMIC = {"device": "cpu", "audio_context": "dynamic", "audio_context_min": 0.5}
+DYNAMIC = {"device": "cpu", "audio_context": "dynamic", "audio_context_min": 0.5, "audio_context_step": 0.5}
 
 
 @pytest.fixture(scope="module")

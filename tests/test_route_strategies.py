@@ -74,7 +74,8 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(recipe):
-    return load_model(recipe / "base", device="cpu", audio_context="dynamic", audio_context_min=1.0)
+    return load_model(recipe / "base", device="cpu", audio_context="dynamic", audio_context_min=1.0,
+                      audio_context_step=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -169,10 +169,13 @@ do_score() {
 }
 
 do_analyze() {
-    local name
+    local name words=()
+    add_configs decode
+    add_mini_configs decode
+    words+=(--model "$model" --adapters "${adapter_list[@]}" --data "$data_dir" --exp-dir "$exp_dir" --device "$device" --force "$force")
+    if [[ -n $task ]]; then words+=(--task "$task"); fi
     for name in $analyses; do
-        speechmerge analyze --config "$(config analyze "$name")" --model "$model" --adapters "${adapter_list[@]}" --data "$data_dir" \
-            --exp-dir "$exp_dir" --output-dir "$exp_dir/analysis/$name" --device "$device" --force "$force"
+        speechmerge analyze --config "$(config analyze "$name")" "${words[@]}" --output-dir "$exp_dir/analysis/$name"
     done
     if [[ -z $analyses ]]; then skip "no --analyses, nothing to do"; fi
 }

@@ -6,6 +6,7 @@
 #   ./speech_ft.sh                                  HuBERT base; the other recipes' data must be there (README)
 #   ./speech_ft.sh --alphas "0 0.1 0.25 1" --baselines "early l2 lora dora" --superb-tasks "phones asr speaker_id"
 #   ./speech_ft.sh --help                           all options
+# shellcheck disable=SC2154 # options are variables
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 root=$PWD
@@ -112,7 +113,7 @@ mini_data() {
 }
 
 do_format() {
-    local split folder
+    local folder
     speechmerge format --data "$data_dir"/asr/{train,dev,test} --nj "$nj" --force "$force"
     if [[ -n $lexicon && " ${task_list[*]} " == *' phones '* ]]; then
         folder=$(data_of phones)

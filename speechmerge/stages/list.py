@@ -5,7 +5,8 @@ HELP = "print the registered methods, policies, transforms, learners, tasks, cor
 REGISTRIES = {"methods": "speechmerge.merge:METHODS", "policies": "speechmerge.merge.registry:POLICIES",
               "transforms": "speechmerge.merge.registry:TRANSFORMS", "learners": "speechmerge.learn:LEARNERS", "tasks": "speechmerge.tasks:TASKS",
               "corpora": "speechmerge.corpora:CORPORA", "models": "speechmerge.models:FAMILIES",
-              "classifiers": "speechmerge.route:CLASSIFIERS", "strategies": "speechmerge.route:STRATEGIES"}
+              "classifiers": "speechmerge.route:CLASSIFIERS", "strategies": "speechmerge.route:STRATEGIES",
+              "analyses": "speechmerge.analysis:ANALYSES"}
 
 
 def add_arguments(parser):
