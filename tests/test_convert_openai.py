@@ -1,7 +1,6 @@
 """The converter of openai/whisper's checkpoints: names, logits and vocabulary against what was put in."""
 import base64
 import importlib
-import json
 import sys
 from pathlib import Path
 

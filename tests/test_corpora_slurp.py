@@ -1,7 +1,6 @@
 """SLURP and Speech-MASSIVE: their traps on samples in the published layout, counts of the releases, the miniatures."""
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest

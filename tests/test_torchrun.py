@@ -33,7 +33,7 @@ sys.exit(main(sys.argv[1:]))
 def recipe(tmp_path_factory):
     """Three systems (the base and two full models) on two sets."""
     root = tmp_path_factory.mktemp("recipe")
-    base = tiny_whisper(root / "base")
+    tiny_whisper(root / "base")
     for task in ("kws", "speaker_ver"):
         tiny_tones(root / "data" / task / "test", task=task, n=12)
         shutil.copytree(tiny_whisper(root / "other", seed=len(task)), root / "exp" / task / "lora")

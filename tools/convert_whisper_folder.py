@@ -11,7 +11,7 @@ from convert_tiktoken import completed
 
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import atomic_dir, read_json, write_json
-from speechmerge.models.base import DTYPES
+from speechmerge.models.loading import DTYPES
 from speechmerge.models.whisper import ENGLISH_ONLY
 
 NEEDED = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")

@@ -12,7 +12,7 @@ from speechmerge.errors import UsageError
 from speechmerge.merge.core_space import all_low_rank, largest_rank
 from speechmerge.merge.delta import Computed, Delta, Dense
 from speechmerge.merge.method import Method
-from speechmerge.merge.parameters import LAMBDA, Parameter
+from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import METHODS
 
 

@@ -1,6 +1,7 @@
 """The options of every verb that loads a model. What is not given is as the adapters were trained."""
 from speechmerge.errors import UsageError
-from speechmerge.models.base import ATTENTIONS, CONTEXTS, DTYPES, QUANTIZATIONS, Context, Loading, load_model
+from speechmerge.models.base import CONTEXTS, Context, load_model
+from speechmerge.models.loading import ATTENTIONS, DTYPES, QUANTIZATIONS, Loading
 
 CONTEXT_OPTIONS = {"kind": "audio_context", "min": "audio_context_min", "step": "audio_context_step"}
 TASK_OPTIONS = ("prompt", "inputs", "target_format", "verification")

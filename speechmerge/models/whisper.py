@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.models.base import FAMILIES, Context, Item, Loading, SpeechModel, pick_device, pretrained_options, require_files
+from speechmerge.errors import SpeechMergeError
+from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel
 from speechmerge.models.label_tree import chunks, score_tree
+from speechmerge.models.loading import Loading, named_layers, pick_device, pretrained_options, require_files
 from speechmerge.models.whisper_encoder import AnyLengthEncoder, LogMel
 
 log = logging.getLogger(__name__)
@@ -332,9 +333,4 @@ class Whisper(SpeechModel):
         if which in ("decoder", "encoder", ["decoder"], ["encoder"]):
             part = which if isinstance(which, str) else which[0]
             return [name for name in names if f"model.{part}." in f"{name}."]
-        chosen = [which] if isinstance(which, str) else list(which)
-        for name in chosen:
-            if not any(full == name or full.endswith("." + name) for full in names):
-                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, decoder, "
-                                 f"or names out of {', '.join(last)}")
-        return chosen
+        return named_layers(which, names, "all-linear, attention, encoder, decoder")

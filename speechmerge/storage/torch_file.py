@@ -10,7 +10,6 @@ were written on big-endian machines, TorchScript programs and whole pickled modu
 """
 import contextlib
 import io
-import math
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache

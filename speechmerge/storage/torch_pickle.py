@@ -8,7 +8,7 @@ The number of instructions and of bytes is limited, memory grows only with them,
 """
 import struct
 
-from speechmerge.storage.safetensors_file import BYTES, TORCH
+from speechmerge.storage.safetensors_file import TORCH
 
 MOST_STEPS = 5_000_000  # instructions; a model of 1,000 tensors needs about 30,000
 LARGEST = 1 << 26  # bytes of one pickle, without the weights

@@ -14,7 +14,6 @@ settings  12 settings of coefficients of 5 adapters, from nothing to texts: one 
           saved and decoded by processes that load base and adapter
 """
 import argparse
-import json
 import statistics
 import subprocess
 import sys

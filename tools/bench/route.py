@@ -18,7 +18,8 @@ import torch
 from speechmerge.data.batching import FeatureCache
 from speechmerge.data.directory import DataDir
 from speechmerge.decode import Options, hypotheses
-from speechmerge.models.base import Context, Loading, load_model
+from speechmerge.models.base import Context, load_model
+from speechmerge.models.loading import Loading
 from speechmerge.route.decode import Routed, routed_hypotheses
 from speechmerge.systems import find_systems
 from speechmerge.tasks import get_task

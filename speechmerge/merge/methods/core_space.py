@@ -10,8 +10,8 @@ method as they are. The coordinates' shape counts directions that no delta has a
 them is k % of R x R.
 """
 from speechmerge.merge.core_space import sizes
-from speechmerge.merge.inside import LAMBDA, PARAMS, Inside, inner
-from speechmerge.merge.parameters import REQUIRED
+from speechmerge.merge.inside import PARAMS, Inside, inner
+from speechmerge.merge.parameters import LAMBDA, REQUIRED
 from speechmerge.merge.registry import METHODS
 
 

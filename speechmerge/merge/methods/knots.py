@@ -12,7 +12,8 @@ they are.
 from dataclasses import dataclass
 
 from speechmerge.merge.core_space import sizes
-from speechmerge.merge.inside import LAMBDA, PARAMS, Inside, inner
+from speechmerge.merge.inside import PARAMS, Inside, inner
+from speechmerge.merge.parameters import LAMBDA
 from speechmerge.merge.registry import METHODS
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from speechmerge.errors import SpeechMergeError, UsageError
+from speechmerge.errors import SpeechMergeError
 from speechmerge.files import write_json, write_text
-from speechmerge.models.base import FAMILIES, Context, Item, Loading, SpeechModel, pick_device
+from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel
+from speechmerge.models.loading import Loading, named_layers, pick_device
 from speechmerge.models.owsm import languages, layout
 from speechmerge.models.owsm.symbols import Symbols
 
@@ -295,13 +296,8 @@ class Owsm(SpeechModel):
         if which in ("decoder", "encoder", ["decoder"], ["encoder"]):
             part = which if isinstance(which, str) else which[0]
             return [name for name in names if name.startswith(f"{part}.")]
-        chosen = [which] if isinstance(which, str) else list(which)
         every = [name for name, part in self.core.named_modules() if isinstance(part, nn.Linear)]
-        for name in chosen:
-            if not any(full == name or full.endswith("." + name) for full in every):
-                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, decoder, "
-                                 f"or names out of {', '.join(last)}")
-        return chosen
+        return named_layers(which, every, "all-linear, attention, encoder, decoder")
 
 
 def predicts_language(task) -> bool:

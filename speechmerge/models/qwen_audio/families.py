@@ -1,7 +1,8 @@
 """The two families: Qwen2-Audio, and the part of Qwen2.5-Omni that hears, reads and writes (its "thinker")."""
 import torch
 
-from speechmerge.models.base import FAMILIES, pretrained_options
+from speechmerge.models.base import FAMILIES
+from speechmerge.models.loading import pretrained_options
 from speechmerge.models.qwen_audio.conversation import audio_tokens
 from speechmerge.models.qwen_audio.loading import check_vocabulary, hearing_processor, load_network, require_model
 from speechmerge.models.qwen_audio.model import QwenAudio

@@ -2,7 +2,7 @@
 import importlib.util
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.models.base import Loading, pick_device, require_files
+from speechmerge.models.loading import Loading, pick_device, require_files
 
 UNQUANTIZED = ["lm_head", "model.audio_tower", "model.multi_modal_projector", "model.visual"]  # small, and they hear
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, write_json
-from speechmerge.models.base import (FAMILIES, Context, Item, Loading, SpeechModel, pick_device, pretrained_options,
-                                     require_files)
+from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel
+from speechmerge.models.loading import Loading, named_layers, pick_device, pretrained_options, require_files
 from speechmerge.models.s3prl.ctc import beam_search, greedy, needed_frames, text_scores
 from speechmerge.models.s3prl.heads import (DEFAULT_HEADS, FILE, IGNORED, WEIGHTS, make_head, read_head, save_head,
                                             spec_for, split, units_of)
@@ -401,9 +401,4 @@ class Upstream(SpeechModel):
             return found
         if word == "encoder":
             return [name for name in names if self.block_of(f"{name}.weight")]
-        chosen = [which] if isinstance(which, str) else list(which)
-        for name in chosen:
-            if not any(full == name or full.endswith("." + name) for full in names):
-                raise UsageError(f"target {name!r}: no such layer; expected all-linear, attention, encoder, or names out "
-                                 f"of {', '.join(last)}")
-        return chosen
+        return named_layers(which, names, "all-linear, attention, encoder")
