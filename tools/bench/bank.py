@@ -193,7 +193,7 @@ def fusion_step(base, adapters):
     features, targets = inputs(model)
     count = sum(1 for _ in model.parameters())
     wrapped = LayerWiseMergedModel(layer_wise_weight=get_layer_wise_weights(len(adapters), count), pretrained_model=model, finetuned_models=tuned,
-                                   clamp_weights=False, tie_weights=True, strict=False)
+                                   clamp_weights=False, tie_weights=False, strict=False)
 
     def one():
         wrapped.merge_weights()
@@ -254,7 +254,8 @@ def table(rows: dict) -> str:
     for key, record in rows.items():
         if "samples" in record:
             samples = measure.samples_of(record)
-            cells.append([key, spread(sample.wall for sample in samples), spread((sample.rss for sample in samples), 0)])
+            memory = spread((sample.rss for sample in samples), 0) if key.startswith("memory") else "-"
+            cells.append([key, spread(sample.wall for sample in samples), memory])
         else:
             cells.append([key, spread(record["seconds"]) if record["seconds"] else "-", "-"])
     text = [measure.markdown(["", "seconds, median (range)", "resident memory, MB"], cells), "", *ratios(rows)]
