@@ -134,7 +134,7 @@ def start(*arguments):
 
 def test_two_workers_share_a_search(tmp_path):
     path = tmp_path / "sweep_1.json"
-    workers = [start(path, 12, 0.05) for _ in range(2)]
+    workers = [start(path, 12, 0.3) for _ in range(2)]
     for process, _ in workers:
         process.join(60)
     points = read_json(path)["points"]

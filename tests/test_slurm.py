@@ -44,7 +44,10 @@ def cluster():
                    "SPEECHMERGE_SLURM_CPUS": "4",
                    "SPEECHMERGE_SLURM_PORT": str(free_ports()), "SLURM_CONF": f"{state}/slurm.conf",
                    "OMP_NUM_THREADS": "1"}
-    started = subprocess.run([TOOL, "start"], env=environment, capture_output=True, text=True, timeout=280)
+    try:
+        started = subprocess.run([TOOL, "start"], env=environment, capture_output=True, text=True, timeout=240)
+    except subprocess.TimeoutExpired:
+        pytest.skip("Slurm could not be installed and started within 4 minutes")
     if not shutil.which("slurmctld", path=environment["PATH"]):
         pytest.skip(f"Slurm cannot be installed: {started.stderr.strip()[-300:]}")
     try:
@@ -89,7 +92,7 @@ def shell(cluster, tmp_path):
     shell.run("scancel", "--me")
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=90):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
