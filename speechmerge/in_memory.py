@@ -25,20 +25,26 @@ class Mixer:
     @contextlib.contextmanager
     def applied(self, merge):
         """Within the block the model computes what this :class:`speechmerge.merge.run.Merge` gives."""
-        if not (isinstance(merge.rule, Linear) and merge.rule.values["mode"] == "product"):
-            with merge.run().applied(self.model.core):
-                yield
-            return
+        vectors = self.factors(merge)
+        if vectors is None:
+            carried = merge.run().applied(self.model.core)
+        else:
+            self.carry(merge, vectors)
+            carried = self.bank.using(self.coefficients(merge.rule))
+        with carried:
+            yield
+
+    @staticmethod
+    def factors(merge) -> list | None:
+        """The vectors of a weighted sum of low-rank changes, None for any other merge."""
+        if not isinstance(merge.rule, Linear) or merge.rule.values["mode"] != "product":
+            return None
         with computing():
             vectors = merge.transformed()
+            if not all(isinstance(vector.deltas[name], LowRank) for vector in vectors for name in merge.shared):
+                return None
             merge.rule.survey(Tensors({name: [vector.deltas[name] for vector in vectors] for name in merge.shared}))
-        if not all(isinstance(vector.deltas[name], LowRank) for vector in vectors for name in merge.shared):
-            with merge.run().applied(self.model.core):
-                yield
-            return
-        self.carry(merge, vectors)
-        with self.bank.using(self.coefficients(merge.rule)):
-            yield
+        return vectors
 
     def carry(self, merge, vectors):
         """These vectors in the bank, unless they are there."""

@@ -17,10 +17,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechmerge.blocks import block_of
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import fingerprint, lock, read_json, sha256_file, write_json
-from speechmerge.merge.layers import block_of
 from speechmerge.merge.read import read
 from speechmerge.merge.statistics import statistics_file
 from speechmerge.merge.task_vector import TaskVector, check_shapes

@@ -8,10 +8,10 @@ import torch
 from adapters import make_adapter, make_base
 
 import speechmerge
+from speechmerge.blocks import block_of, depths, indices
 from speechmerge.errors import UsageError
 from speechmerge.merge.compute import Tensors, computing
 from speechmerge.merge.delta import Dense, LowRank
-from speechmerge.merge.layers import block_of, depths, indices
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.policies import make_policy, policy_of
 from speechmerge.merge.registry import POLICIES, TRANSFORMS

@@ -14,11 +14,11 @@ import yaml
 from tiny_owsm import SECONDS, speech2text, tiny_owsm
 
 from speechmerge.bank import AdapterBank, Coefficients
+from speechmerge.blocks import block_of
 from speechmerge.cli import main
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json
-from speechmerge.merge.layers import block_of
 from speechmerge.models import load_model
 from speechmerge.models.base import Item
 from speechmerge.models.owsm import languages, layout

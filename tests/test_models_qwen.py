@@ -332,7 +332,7 @@ def test_targets_are_the_language_model_unless_named(model):
 
 
 def test_blocks_by_the_names_of_networks_and_files(model):
-    from speechmerge.merge.layers import block_of
+    from speechmerge.blocks import block_of
 
     for name, place in {"model.language_model.layers.3.mlp.up_proj.weight": ("decoder", 3),
                         "language_model.model.layers.3.mlp.up_proj.weight": ("decoder", 3),

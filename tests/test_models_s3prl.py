@@ -19,12 +19,12 @@ from torch import nn
 
 import speechmerge
 from speechmerge.bank import AdapterBank, Coefficients
+from speechmerge.blocks import block_of
 from speechmerge.data.audio import read_audio
 from speechmerge.data.directory import DataDir
 from speechmerge.decode import Options, compared, hypotheses
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, write_json
-from speechmerge.merge.layers import block_of
 from speechmerge.models import load_model
 from speechmerge.models.base import Item
 from speechmerge.models.s3prl import ctc, heads, plain

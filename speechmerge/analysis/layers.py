@@ -67,7 +67,7 @@ def judged(judge, bank, active, weights: list):
 
 def parts_of(groups: list[str], model) -> dict[str, list[str]]:
     """encoder, decoder, ..., and of each its early and its late half, counted in the model's layers, adapted or not."""
-    from speechmerge.merge.layers import depths
+    from speechmerge.blocks import depths
 
     depth = depths(name for name, _ in model.core.named_parameters())
     parts = {}

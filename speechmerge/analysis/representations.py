@@ -59,7 +59,7 @@ class Representations(Analysis):
 
     def layers(self) -> list[int]:
         """As given, else all of the encoder."""
-        from speechmerge.merge.layers import depths
+        from speechmerge.blocks import depths
 
         if self.values["layers"] is not None:
             return [int(word) for word in str(self.values["layers"]).replace(",", " ").split()]

@@ -8,7 +8,7 @@ None can exceed the adapter's rank, so that only adapters of equal rank compare.
 """
 from speechmerge.analysis.base import ANALYSES, TOTAL, Analysis, Findings, number, table
 from speechmerge.analysis.weights import place_of
-from speechmerge.merge.layers import group_of
+from speechmerge.blocks import group_of
 from speechmerge.merge.parameters import Parameter
 
 MEASURES = ("effective_rank", "stable_rank", "participation")

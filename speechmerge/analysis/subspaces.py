@@ -10,8 +10,8 @@
 """
 from speechmerge.analysis.base import ANALYSES, TOTAL, Analysis, Findings, number, table
 from speechmerge.analysis.weights import matrix, place_of, together
+from speechmerge.blocks import group_of
 from speechmerge.errors import UsageError
-from speechmerge.merge.layers import group_of
 from speechmerge.merge.parameters import Parameter
 
 RESIDUAL = 0.05

@@ -6,7 +6,7 @@ deltas are s_1 s_2 tr((B_1'B_2)(A_2 A_1')); signs are looked at block by block, 
 from dataclasses import dataclass, fields
 
 from speechmerge.analysis.base import ANALYSES, TOTAL, Analysis, Findings, number, table
-from speechmerge.merge.layers import block_of, group_of
+from speechmerge.blocks import block_of, group_of
 from speechmerge.merge.parameters import Parameter
 
 

@@ -15,10 +15,10 @@ from torch import nn
 
 from speechmerge.bank.coefficients import Coefficients
 from speechmerge.bank.layers import Changes, Stack, check_module
+from speechmerge.blocks import GROUPINGS, block_of, group_of
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merge.base import common_base
 from speechmerge.merge.delta import LowRank, concatenate
-from speechmerge.merge.layers import GROUPINGS, block_of, group_of
 from speechmerge.merge.read import read
 from speechmerge.merge.task_vector import TaskVector, check_shapes
 from speechmerge.registry import nearest

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from speechmerge.blocks import block_of
 from speechmerge.data.batching import audio_seconds
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json
@@ -23,7 +24,6 @@ FAMILIES = Registry("model family", "speechmerge.models")
 CONTEXTS = ("full", "dynamic")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # code of others and pickled weights are not fetched
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-BLOCK = re.compile(r"(?:^|\.)(\w+)\.(?:layers|encoders|decoders)\.(\d+)\.")  # Whisper, HuBERT, Qwen; ESPnet
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,7 @@ class SpeechModel:
 
     def block_of(self, parameter_name: str) -> tuple[str, int] | None:
         """("encoder", 3) for a parameter of the encoder's fourth block, None outside the blocks."""
-        match = BLOCK.search(parameter_name)
-        return (match.group(1), int(match.group(2))) if match else None
+        return block_of(parameter_name)
 
     def linear_names(self) -> list[str]:
         """Full names of all linear layers except the output head."""

@@ -7,8 +7,8 @@ counted apart. `alpha: auto` is the authors' rule for several tasks, |sum of the
 which is 1 / T where the merged one is that sum. beta is what they search; their rule for one task, 1 - alpha, is the
 default, so that the last block gets the whole sum.
 """
+from speechmerge.blocks import block_of, depths
 from speechmerge.errors import UsageError
-from speechmerge.merge.layers import block_of, depths
 from speechmerge.merge.method import Linear
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import METHODS

@@ -6,8 +6,8 @@ One adapter: beta = 1 - alpha keeps the last block as it is. Several: alpha = (|
 T in the paper, beta chosen on validation. L is the highest block index that is merged, + 1; a single block is the last
 one.
 """
+from speechmerge.blocks import block_of, depths
 from speechmerge.merge.config.checks import leaf
-from speechmerge.merge.layers import block_of, depths
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.policies import Key, Policy
 from speechmerge.merge.registry import POLICIES

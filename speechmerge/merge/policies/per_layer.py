@@ -8,13 +8,13 @@
         decoder: {11: 0.8}
     # or overrides: {0: 0.2}, block 0 of every part
 
-The parts are those of :mod:`speechmerge.merge.layers`.
+The parts are those of :mod:`speechmerge.blocks`.
 """
 import re
 
+from speechmerge.blocks import block_of, indices
 from speechmerge.errors import UsageError
 from speechmerge.merge.config.checks import mapping
-from speechmerge.merge.layers import block_of, indices
 from speechmerge.merge.policies import DEFAULT, Key, Policy
 from speechmerge.merge.registry import POLICIES
 

@@ -7,9 +7,9 @@
 
 `group_by: module` names modules, `model.encoder.layers.0.fc1`. Every merged parameter must be covered.
 """
+from speechmerge.blocks import GROUPINGS, group_of
 from speechmerge.errors import UsageError
 from speechmerge.merge.config.checks import mapping
-from speechmerge.merge.layers import GROUPINGS, group_of
 from speechmerge.merge.policies import Key, Policy
 from speechmerge.merge.registry import POLICIES
 from speechmerge.registry import nearest

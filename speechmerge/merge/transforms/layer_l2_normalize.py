@@ -2,13 +2,13 @@
 
     tau_b <- tau_b * target_norm / max(||tau_b||_F, eps)
 
-b runs over the blocks of :mod:`speechmerge.merge.layers`; the norm is that of all parameters of the block together.
+b runs over the blocks of :mod:`speechmerge.blocks`; the norm is that of all parameters of the block together.
 For LoRA it is computed from the factors' Gram matrices, which is exact and forms no product B A. What lies outside
 blocks is one more group, or is left as it is.
 """
 import math
 
-from speechmerge.merge.layers import block_of
+from speechmerge.blocks import block_of
 from speechmerge.merge.parameters import Parameter
 from speechmerge.merge.registry import TRANSFORMS
 from speechmerge.merge.transforms import Transform, changed

@@ -4,7 +4,6 @@ The audio encoder and its projector stay as they are unless they are named as ta
 """
 import contextlib
 import functools
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,6 @@ END_OF_TURN = "<|im_end|>"
 SHORTEST = 0.1  # s; shorter audio is continued with silence: below 40 ms the encoder has one state or none
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LANGUAGE_MODEL, AUDIO_TOWER = "model.language_model.", "model.audio_tower."
-BLOCK = re.compile(r"(?:^|\.)(audio_tower|visual|language_model|model)(?:\.model)?\.(?:layers|blocks)\.(\d+)\.")
-PARTS = {"language_model": "decoder", "model": "decoder"}
 COMPANIONS = ("tokenizer*", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.*",
               "*preprocessor_config.json", "processor_config.json", "generation_config.json")
 
@@ -278,11 +275,6 @@ class QwenAudio(SpeechModel):
         return score_labels(self.core, *self.embedded(batch), [self.answer_ids(label) for label in labels])
 
     # Layers
-
-    def block_of(self, parameter_name):
-        """("decoder", 3) for the language model, ("audio_tower", 2) for the encoder, with the network's names or the files'."""
-        match = BLOCK.search(parameter_name)
-        return (PARTS.get(match.group(1), match.group(1)), int(match.group(2))) if match else None
 
     @functools.cached_property
     def _parts(self) -> dict[str, list[str]]:
