@@ -87,7 +87,14 @@ class Sweep:
         new["warm_points"], refused = warm_points(spec.search, new)
         for reason in refused:
             log.warning("search.warm_start_sweeps: not used: %s", reason)
-        return self.folder / time.strftime("sweep_%Y%m%d_%H%M%S.json"), new
+        return self.unused(time.strftime("sweep_%Y%m%d_%H%M%S")), new
+
+    def unused(self, stem: str) -> Path:
+        """A name for a new summary: two sweeps of one second are two files, which sort in the order of their making."""
+        path, number = self.folder / f"{stem}.json", 2
+        while path.exists():
+            path, number = self.folder / f"{stem}_{number}.json", number + 1
+        return path
 
     def key(self) -> str:
         """Of everything that decides what is found, but for the budget."""

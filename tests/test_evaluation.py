@@ -101,6 +101,14 @@ def test_an_unfinished_sweep_goes_on(capsys):
     assert Path(f"exp/decode/dev/{first}/kws/hyp").stat().st_mtime_ns == decoded
 
 
+def test_sweeps_of_one_second_are_two(monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda *_: "sweep_20260101_000000")
+    for scale in ("0.3", "0.45"):
+        assert sweep("--grid", f"scale={scale}", "--reading", "labels", "--eval-tasks", "kws") == 0
+    first, second = sorted(Path("exp").glob("merged/*/*/sweeps/sweep_20260101_*.json"))
+    assert [read_json(path)["points"][0]["values"]["scale"] for path in (first, second)] == [0.3, 0.45]
+
+
 def test_hopeless_points_are_stopped_on_a_part_of_the_data(capsys):
     assert sweep("--search", "{type: grid, grid: {scale: [0.6, 0.0, 0.01]}, halving: {rungs: [0.5]}}", "--reading", "labels",
                  "--eval-tasks", "kws") == 0
