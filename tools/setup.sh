@@ -11,7 +11,7 @@ set -euo pipefail
 
 torch_version=2.13.0
 torchaudio_version=2.11.0 # uses torch's stable ABI and names no torch version of its own
-extras=${EXTRAS-mini,av,hf,indic,test}
+extras=${EXTRAS-mini,av,hf,indic,analysis,demo,test}
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${SPEECHMERGE_VENV:-$root/.venv}
 log=$venv/setup.log
