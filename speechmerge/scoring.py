@@ -255,7 +255,7 @@ def system_entry(name: str, table: dict[tuple[str, str], Decoded]) -> dict:
     record = next(iter(items.values())).system
     entry = {"name": name, **{key: record.get(key) for key in ("kind", "task", "method", "params", "path")}}
     entry["params"] = entry["params"] or {}
-    entry["adapters"] = merged_adapters(entry)
+    entry["adapters"] = merged_adapters(entry, record.get("routing"))
     entry["own_sets"] = own_sets(entry, items, table)
     entry["scores"] = {s: {r: item.score[r] and item.score[r]["value"] for r in READINGS} for s, item in items.items()}
     entry["interference_delta"] = {s: {r: delta_entry(item, entry, table, r) for r in READINGS if item.score[r]}
@@ -264,8 +264,11 @@ def system_entry(name: str, table: dict[tuple[str, str], Decoded]) -> dict:
     return entry
 
 
-def merged_adapters(entry: dict) -> list[dict]:
-    """The adapters that went into a merged system, as its metadata lists them: [{"path", "task", ...}]."""
+def merged_adapters(entry: dict, routing: dict | None = None) -> list[dict]:
+    """The adapters that went into a merged system, as its metadata lists them: [{"path", "task", ...}]; of a routed one
+    those that it chooses from."""
+    if entry["kind"] == "routed":
+        return [{"path": path, "task": None} for path in (routing or {}).get("adapters", {}).values()]
     metadata = Path(entry["path"] or "") / "merge_metadata.json"
     return read_json(metadata).get("adapters", []) if entry["kind"] == "merged" and metadata.is_file() else []
 

@@ -41,11 +41,11 @@ def register_adapter(exp_dir, name: str, path, task: str):
 def known_adapters(exp_dir) -> dict[str, System]:
     index = Path(exp_dir) / "adapters.json"
     entries = read_json(index) if index.is_file() else {}
-    return {name: System(name, "adapter", _path(entry["path"], exp_dir), entry.get("task"))
+    return {name: System(name, "adapter", located(entry["path"], exp_dir), entry.get("task"))
             for name, entry in sorted(entries.items())}
 
 
-def _path(path: str, exp_dir) -> str:
+def located(path: str, exp_dir) -> str:
     """Paths are as seen from the recipe's folder; from elsewhere they are looked up in the folders around the experiment."""
     around = [parent / path for parent in Path(exp_dir).absolute().parents]
     return str(next((place for place in (Path(path), *around) if place.is_dir()), path))

@@ -1,8 +1,8 @@
 """speechmerge analyze --config conf/analyze/weights.yaml --adapters asr kws --output-dir exp/analysis/weights
 
-Writes analysis.json, and each picture as PNG with its numbers as CSV. `kind` names the analysis (speechmerge.analysis),
-`options` are its own. What is done with the same adapters, data and options is kept; decoding that was interrupted goes
-on.
+Writes analysis.json ("table": the lines that are printed, "pictures": what each shows), and each picture as PNG with its
+numbers as CSV. `kind` names the analysis (speechmerge.analysis), `options` are its own. What is done with the same
+adapters, data and options is kept; decoding that was interrupted goes on.
 """
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import CommaList, boolean, mapping_or_value, split_name
@@ -59,7 +59,9 @@ def write(folder, key: str, args, findings):
 
     earlier = read_json(folder / NAME)["outputs"] if (folder / NAME).is_file() else {}
     outputs = ["analysis.json"]
-    write_json(folder / "analysis.json", {"kind": args.kind, **findings.data, **provenance(options=resolved(args))})
+    pictures = {plot.name: {"title": plot.title, "alt": plot.alt} for plot in findings.plots}
+    write_json(folder / "analysis.json", {"kind": args.kind, **findings.data, "table": findings.lines, "pictures": pictures,
+                                          **provenance(options=resolved(args))})
     for plot in findings.plots:
         with atomic_file(folder / f"{plot.name}.png", "wb") as file:
             file.write(plot.png)

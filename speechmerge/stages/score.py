@@ -41,7 +41,7 @@ def score_table(results: dict, reading: str) -> str:
     rows = [["system", *results["tasks"], "worst"]]
     for entry in results["systems"]:
         cells = [entry["scores"].get(name, {}).get(reading) for name in results["tasks"]]
-        worst = entry["summary"][reading]["min"] if entry["kind"] == "merged" else None
+        worst = entry["summary"][reading]["min"] if entry["kind"] in ("merged", "routed") else None
         mark = " harmed" if worst is not None and worst < HARMED_BELOW else ""
         rows.append([entry["name"], *("-" if cell is None else f"{100 * cell:.1f}" for cell in cells),
                      "-" if worst is None else f"{worst:+.2f}{mark}"])
