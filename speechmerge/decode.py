@@ -19,6 +19,7 @@ from speechmerge.data.batching import FeatureCache, batches_by_length
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import atomic_dir, fingerprint, lock, read_json, write_json, write_text
 from speechmerge.hashes import file_hash
+from speechmerge.memory import PeakMemory
 from speechmerge.merge.run import again
 from speechmerge.merge.save import METADATA
 from speechmerge.models.adapters import check_base
@@ -187,13 +188,13 @@ class Decoder:
         key = self.key(system)
         if not force and self.done(system, key):
             return "kept"
-        parts = Parts(self.folder(system), key, shared=self.shard[1] > 1)
+        parts = Parts(self.folder(system), key, shared=self.shard[1] > 1, peak=PeakMemory(self.model.device))
         self._work(system, parts, carried)
         with lock(parts.folder) if parts.shared else contextlib.nullcontext():
             found = parts.read()
             if len(found) == len(self.examples):
                 seconds = parts.seconds()
-                self._write(system, key, [found[example.id] for example in self.examples], seconds)
+                self._write(system, key, [found[example.id] for example in self.examples], seconds, parts.peaks())
                 parts.remove()
                 log.info("%s on %s: %d utterances, %.1f s", system.name, self.set_name, len(found), seconds)
                 return "made"
@@ -246,7 +247,7 @@ class Decoder:
             return None
         return utterance.language if labels_from == "language" else utterance.labels.get(labels_from)
 
-    def _write(self, system: System, key: str, found: list[Hypothesis], seconds: float):
+    def _write(self, system: System, key: str, found: list[Hypothesis], seconds: float, peaks: dict):
         audio = sum(self.model.seconds(example) for example in self.examples)
         scores = answer_scores(self.task, found)
         with atomic_dir(self.folder(system)) as folder:
@@ -260,7 +261,8 @@ class Decoder:
             write_json(folder / "decode.json", {
                 "key": key, "system": system.record(), "task": self.task.name, "split": self.split,
                 "data": str(self.data.path), "n": len(found), "seconds": round(seconds, 3),
-                "audio_seconds": round(audio, 3), "options": self.options.deciding(),
+                "audio_seconds": round(audio, 3), "real_time_factor": round(seconds / audio, 4) if audio else None, **peaks,
+                "options": self.options.deciding(),
                 "settings": self.task.settings(),
                 "model": {"source": self.model.source, "fingerprint": self.model.fingerprint()}, **provenance(),
             })
@@ -272,9 +274,9 @@ class Parts:
     A shard saves what it has at its end too; whoever then finds all utterances there writes the result.
     """
 
-    def __init__(self, target: Path, key: str, shared: bool):
+    def __init__(self, target: Path, key: str, shared: bool, peak: PeakMemory | None = None):
         self.folder = target.parent / f".{target.name}.parts"
-        self.prefix, self.shared = key[:16], shared
+        self.prefix, self.shared, self.peak = key[:16], shared, peak or PeakMemory()
         self.memory: dict[str, Hypothesis] = {}
         self.unsaved: list[Hypothesis] = []
         self.since = time.monotonic()
@@ -292,7 +294,7 @@ class Parts:
     def save(self):
         rows = [[h.id, h.text, h.label, h.score, h.route] for h in self.unsaved]
         name = f"{self.prefix}-{os.getpid()}-{time.time_ns()}.json"
-        write_json(self.folder / name, {"seconds": time.monotonic() - self.since, "rows": rows})
+        write_json(self.folder / name, {"seconds": time.monotonic() - self.since, **self.peak.read(), "rows": rows})
         self.unsaved, self.since = [], time.monotonic()
 
     def read(self) -> dict[str, Hypothesis]:
@@ -305,6 +307,11 @@ class Parts:
         """Time spent on all of them, in this and in other processes."""
         unsaved = time.monotonic() - self.since if self.unsaved else 0.0
         return unsaved + sum(read_json(path)["seconds"] for path in self._files())
+
+    def peaks(self) -> dict[str, float]:
+        """The largest of this and of other processes, each for itself, in MB."""
+        records = [self.peak.read(), *map(read_json, self._files())]
+        return {name: max(record.get(name, 0.0) for record in records) for name in records[0]}
 
     def _files(self):
         return sorted(self.folder.glob(f"{self.prefix}-*.json")) if self.folder.is_dir() else []
