@@ -5,7 +5,8 @@
         print(step)          # hours 10: kept 5310 of 90213 utterances, 9.999 of 150.203 h
 
 Filters work in the order of the fields. Random subsets are taken from one order in which speakers take turns, so that
-speakers are balanced and a subset of 5 hours is part of that of 10. For mix and hours, durations must be known.
+speakers are balanced and a subset of 5 hours is part of that of 10, and 10 % are part of 25 %. For mix and hours,
+durations must be known.
 """
 import random
 from collections import Counter, defaultdict
@@ -30,6 +31,7 @@ class Filters:
     max_per_speaker: int = 0
     mix: dict[str, float] = field(default_factory=dict)  # corpus -> share of the hours
     hours: float | None = None
+    fraction: float | None = field(default=None, repr=False)  # of the utterances that the filters above leave
     max_utterances: int = 0
     positive_pairs: int | None = None  # trials; None: all
     negative_pairs: int | None = None
@@ -45,12 +47,15 @@ class Filters:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}, expected at least 0")
         if self.hours is not None and not self.hours > 0:
             raise UsageError(f"--hours: found {self.hours}, expected a number above 0")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise UsageError(f"--fraction: found {self.fraction:g}, expected a share above 0, at most 1")
         if any(not share > 0 for share in self.mix.values()):
             raise UsageError(f"--mix: found {self.mix}, expected shares above 0")
 
     def draws(self) -> bool:
         """Whether a subset is drawn, for which durations and the duration filter come first."""
-        return bool(self.max_per_label or self.max_per_speaker or self.mix or self.hours or self.max_utterances)
+        return bool(self.max_per_label or self.max_per_speaker or self.mix or self.hours or self.fraction
+                    or self.max_utterances)
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,13 @@ def up_to_hours(data: DataDir, filters: Filters, train):
     return kept, data.labels, "there is no more" if short else ""
 
 
+def part(data: DataDir, filters: Filters, train):
+    """Half up, at least one: 10 % of 75 are 8."""
+    order = turns(data.utterances.values(), filters.seed, "hours")
+    count = max(1, int(filters.fraction * len(order) + 0.5))
+    return {utterance.id: utterance for utterance in order[:count]}, data.labels, ""
+
+
 def at_most(data: DataDir, filters: Filters, train):
     order = turns(data.utterances.values(), filters.seed, "hours")
     return {utterance.id: utterance for utterance in order[: filters.max_utterances]}, data.labels, ""
@@ -247,7 +259,7 @@ def at_most(data: DataDir, filters: Filters, train):
 
 FILTERS = {"remove_empty_text": with_text, "languages": of_languages, "labels": of_labels, "speakers": of_speakers,
            "max_per_label": few_per_label, "max_per_speaker": few_per_speaker, "mix": mixed, "hours": up_to_hours,
-           "max_utterances": at_most}
+           "fraction": part, "max_utterances": at_most}
 
 
 def choose_trials(data: DataDir, filters: Filters):

@@ -33,6 +33,9 @@ def add_audio_arguments(group):
 def add_filter_arguments(group):
     group.add_argument("--hours", nargs="+", action=CommaList, default=[], metavar="NUMBER",
                        help="a random subset of whole utterances of at most so many hours; speakers take turns")
+    group.add_argument("--fraction", nargs="+", action=CommaList, default=[], metavar="NUMBER",
+                       help="a random subset of such a share of the utterances, as 0.1, which is part of that of 0.25; "
+                       "speakers take turns")
     group.add_argument("--max-utterances", nargs="+", action=CommaList, default=[], metavar="NUMBER",
                        help="a random subset of so many utterances; speakers take turns")
     group.add_argument("--languages", nargs="+", action=CommaList, default=[], help="keep these (utt2lang)")
@@ -55,8 +58,8 @@ def add_filter_arguments(group):
     group.add_argument("--seed", type=int, default=0, help="of all that is drawn")
 
 
-PER_SPLIT = {"hours": float, "max_utterances": int, "speakers": int, "max_per_label": int, "max_per_speaker": int,
-             "positive_pairs": int, "negative_pairs": int}
+PER_SPLIT = {"hours": float, "fraction": float, "max_utterances": int, "speakers": int, "max_per_label": int,
+             "max_per_speaker": int, "positive_pairs": int, "negative_pairs": int}
 
 
 def run(args):
@@ -138,7 +141,8 @@ def format_one(source: Path, target: Path, args, own: dict):
     def key():
         options = {k: v for k, v in resolved(args).items() if k not in ("data", "output_dir", "nj", *PER_SPLIT, "mix")}
         data = DataDir.read(source, allow_pipes=args.allow_pipes)
-        return step_key({**options, "filters": str(filters), "data": data.fingerprint()})
+        fraction = {"fraction": filters.fraction} if filters.fraction else {}  # younger than the other filters' text
+        return step_key({**options, "filters": str(filters), **fraction, "data": data.fingerprint()})
 
     there = (source / "wav.scp").is_file() and not is_half_written(source)
     if there and not args.force and is_done(target, key()):

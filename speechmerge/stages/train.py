@@ -76,6 +76,9 @@ def add_schedule_arguments(group):
     group.add_argument("--batch-size", type=int, default=16, help="utterances per forward pass")
     group.add_argument("--batch-seconds", type=float, default=0.0,
                        help="seconds of padded audio per forward pass, instead of --batch-size; 0: not")
+    group.add_argument("--unfreeze-every", type=float, default=0.0, metavar="SHARE",
+                       help="gradual unfreezing, the top block first: one more after each such share of all steps; from 1 "
+                       "on: number of steps; 0: all learn from the start")
     group.add_argument("--accumulation", type=int, default=1, help="forward passes per optimizer step")
     group.add_argument("--learning-rate", type=float, default=1e-3, help="peak")
     group.add_argument("--warmup", type=float, default=0.1, help="share of all steps; from 1 on: number of steps")

@@ -10,7 +10,8 @@ FEATURES = ("last", "weighted")
 PRECISIONS = ("fp32", "bf16", "fp16")
 # left out of a run's key where they are as by default: what was trained before there were any is not trained again
 LATER = ("hold", "optimizer", "weight_decay_to_base", "freeze_encoder_share", "freeze_front_end", "head", "features",
-         "head_size", "head_layers", "head_dropout", "mask_time_prob", "save_at", "mix", "max_train_samples")
+         "head_size", "head_layers", "head_dropout", "mask_time_prob", "save_at", "mix", "max_train_samples",
+         "unfreeze_every")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class TrainOptions:
     frequency_mask_bins: int = 27
     freeze_encoder_share: float = 0.0  # of all steps, in which the head alone is trained
     freeze_front_end: bool = True  # full tuning: the convolutions in front of the transformer stay
+    unfreeze_every: float = 0.0  # share of all steps (1 and above: steps) per block, top first; 0: not
     head: str | None = None  # default: that of the task's kind
     features: str | None = None  # that the head hears, one of FEATURES; default: last
     head_size: int = 256
@@ -89,6 +91,10 @@ class TrainOptions:
         if self.weight_decay_to_base < 0 or self.weight_decay_to_base and self.tuning != "full":
             raise UsageError(f"--weight-decay-to-base: found {self.weight_decay_to_base:g} with --tuning {self.tuning}, "
                              "expected at least 0, and --tuning full")
+        if self.unfreeze_every < 0 or self.unfreeze_every and (self.freeze_encoder_share or self.tuning == "head"):
+            other = "--freeze-encoder-share" if self.freeze_encoder_share else f"--tuning {self.tuning}"
+            raise UsageError(f"--unfreeze-every: found {self.unfreeze_every:g} with {other}, expected a share "
+                             "of all steps, or steps, and nothing else that says which blocks learn")
         for speed in self.speeds:
             if not 0.5 <= speed <= 2 or round(speed, 2) != speed:
                 raise UsageError(f"--speeds: found {speed:g}, expected factors from 0.5 to 2 in hundredths, as 0.9")

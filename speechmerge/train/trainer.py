@@ -5,34 +5,57 @@ import logging
 import resource
 import sys
 import time
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from speechmerge.data.augment import Augmentation
 from speechmerge.data.batching import BucketBatchSampler, DurationBatchSampler, FeatureCache
-from speechmerge.decode import Options, answer_scores, by_cosine, compared, hypotheses
+from speechmerge.decode import Options, answer_scores, by_cosine, compared, hypotheses, plan
+from speechmerge.distributed import World, gathered
 from speechmerge.errors import SpeechMergeError
 from speechmerge.models.base import Item, SpeechModel
 from speechmerge.train.options import TrainOptions
 from speechmerge.train.schedule import Freezing, Pull, stable_schedule
+from speechmerge.train.unfreeze import Unfreezing
 
 log = logging.getLogger(__name__)
 COMPLETE = "complete"  # a file in every checkpoint that was written to its end
 DISK_FULL = ("No space left", "os error 28", "PytorchStreamWriter failed")  # how safetensors and torch say it
+MISSING = object()
 TIE = 1e-6  # weight of the dev loss where the metric is the same: below any step of the metric
 
 
-class TrainingSet(Dataset):
-    """Examples as Items; features are computed on first use and kept. `epoch` decides how an example is augmented."""
+@dataclass(frozen=True)
+class Share:
+    """What one of the processes computes of a batch, and what it must know of the whole: as long as that are its rows."""
 
-    def __init__(self, model: SpeechModel, examples, cache: FeatureCache, augmentation: Augmentation = Augmentation()):
+    items: list[Item]
+    frames: int | None  # of the longest example of the batch, where there are several processes
+    utterances: int  # of the batch
+    seconds: float
+    idle: bool = False  # there are more processes than examples: these count nothing
+
+
+class TrainingSet(Dataset):
+    """Examples as Items; features are computed on first use and kept. `epoch` decides how an example is augmented.
+
+    Batches are those of one process; each of several takes its share of every one, so that what is learnt does not
+    depend on their number.
+    """
+
+    def __init__(self, model: SpeechModel, examples, cache: FeatureCache, augmentation: Augmentation = Augmentation(),
+                 world: World = World()):
         self.model, self.examples, self.cache, self.augmentation = model, examples, cache, augmentation
+        self.world = world
         self.seconds = [model.seconds(example) for example in examples]
         self.sampler = None  # whose epoch counts: it is the one that a resumed run is told
 
@@ -49,12 +72,27 @@ class TrainingSet(Dataset):
     def __len__(self):
         return len(self.examples)
 
+    @property
+    def epoch(self) -> int:
+        return self.sampler.epoch if self.sampler else 0
+
+    def sound(self, index) -> tuple:
+        """(example at its speed, seconds)"""
+        example = self.examples[index]
+        sound = self.augmentation.at_speed(example, self.epoch, self.seconds[index], self.model.full_seconds)
+        return sound, self.seconds[index] if sound is example else self.model.seconds(sound)
+
     def __getitem__(self, index) -> Item:
-        example, epoch = self.examples[index], self.sampler.epoch if self.sampler else 0
-        sound = self.augmentation.at_speed(example, epoch, self.seconds[index], self.model.full_seconds)
-        features = self.augmentation.mask(self.cache.get(sound, self.model.features), example, epoch)
-        seconds = self.seconds[index] if sound is example else self.model.seconds(sound)
+        sound, seconds = self.sound(index)
+        features = self.augmentation.mask(self.cache.get(sound, self.model.features), self.examples[index], self.epoch)
         return Item(sound, features, seconds)
+
+    def __getitems__(self, indices) -> Share:
+        """Of a batch, which torch's loader asks for as a whole."""
+        own, lengths = indices[self.world.rank :: self.world.size], [self.sound(index)[1] for index in indices]
+        frames = max(map(self.model.context_frames, lengths)) if self.world.size > 1 else None
+        items = [self[index] for index in own or indices[:1]]
+        return Share(items, frames, len(indices), sum(lengths), idle=not own)
 
 
 class TaskTrainer(Trainer):
@@ -62,22 +100,27 @@ class TaskTrainer(Trainer):
 
     def __init__(self, speech: SpeechModel, task, train, dev, labels, options: TrainOptions, folder: Path, reports=()):
         self.speech, self.task, self.dev, self.labels, self.options = speech, task, dev, labels, options
+        self.world = World.of_environment()
         self.cache = FeatureCache(options.cache_mb << 20)
         masks = (options.time_masks, options.time_mask_frames, options.frequency_masks, options.frequency_mask_bins)
-        dataset = TrainingSet(speech, train, self.cache, Augmentation(options.speeds, *masks, options.seed))
+        dataset = TrainingSet(speech, train, self.cache, Augmentation(options.speeds, *masks, options.seed), self.world)
         super().__init__(model=speech.module, args=arguments(speech, options, folder, bool(dev), reports),
                          train_dataset=dataset, eval_dataset=dev, compute_loss_func=speech.loss,
                          optimizer_cls_and_kwargs=adam(options), callbacks=[Flow(options, bool(dev)), LogLines()])
         self.pull = Pull(speech.core.parameters()) if options.weight_decay_to_base else None
-        if "tensorboard" in reports:
+        if "tensorboard" in reports and self.world.first:
             self.add_callback(tensorboard(folder.parent / "tensorboard"))
         if options.freeze_encoder_share:
             self.add_callback(Freezing(speech, options.freeze_encoder_share))
+        if options.unfreeze_every:
+            self.add_callback(Unfreezing(speech, options.unfreeze_every))
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback):
             self.add_callback(Progress)
         self.seen_utterances, self.seen_seconds, self.evaluating = 0, 0.0, 0.0
         self.mark = (time.monotonic(), 0, 0.0, 0.0)
+        if not self.world.first:
+            set_seed(options.seed + self.world.rank)  # of dropout; the start of what is trained is the first process's
 
     def get_train_dataloader(self):
         data, options = self.train_dataset, self.options
@@ -86,12 +129,20 @@ class TaskTrainer(Trainer):
         else:
             sampler = BucketBatchSampler(data.lengths(), options.batch_size, options.seed)
         data.sampler = sampler
-        return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self._collate))
+        loader = DataLoader(data, batch_sampler=sampler, collate_fn=self._collate)
+        # batches are shared out by the data set: accelerate would take whole ones in turn, and drop those that are short
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
-    def _collate(self, items):
-        self.seen_utterances += len(items)
-        self.seen_seconds += sum(item.seconds for item in items)
-        return self.speech.collate(items, self.task, training=True)
+    def _collate(self, share: Share):
+        self.seen_utterances += share.utterances
+        self.seen_seconds += share.seconds
+        batch = self.speech.collate(share.items, self.task, training=True, frames=share.frames)
+        return {**batch, "idle": True} if share.idle else batch
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        counted = [{**batch, "labels": torch.full_like(batch["labels"], -100)} if "idle" in batch else batch
+                   for batch in batch_samples]
+        return super()._get_num_items_in_batch(counted, device)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Decode and score the dev set: `eval_value` is the metric, `eval_decided` orients it, ties go to the loss."""
@@ -110,11 +161,12 @@ class TaskTrainer(Trainer):
 
     def _dev_scores(self) -> dict:
         options = Options(self.options.eval_beams, self.task.kind == "verification", self.options.eval_batch_size)
+        mine = plan(self.speech, self.task, self.dev, options)[self.world.rank :: self.world.size]
         if by_cosine(self.task):
-            batches = compared(self.speech, self.task, self.dev, options, self.cache)
+            batches = compared(self.speech, self.task, self.dev, options, self.cache, mine)
         else:
-            batches = hypotheses(self.speech, self.task, self.dev, self.labels, options, self.cache)
-        found = [hypothesis for batch in batches for hypothesis in batch]
+            batches = hypotheses(self.speech, self.task, self.dev, self.labels, options, self.cache, mine)
+        found = [hypothesis for batch in in_turn(gathered(list(batches))) for hypothesis in batch]
         return self.task.score({example.id: example.target for example in self.dev}, {h.id: h.text for h in found if h.text is not None},
                                languages={example.id: example.language for example in self.dev if example.language},
                                scores=answer_scores(self.task, found), labels=self.labels)
@@ -122,17 +174,16 @@ class TaskTrainer(Trainer):
     @torch.no_grad()
     def _dev_loss(self) -> float:
         fitting = [example for example in self.dev if not self.speech.fits(example, self.task)]
-        dataset = TrainingSet(self.speech, fitting, self.cache)
-        total, tokens = 0.0, 0
-        order = sorted(range(len(dataset)), key=dataset.seconds.__getitem__)
-        for start in range(0, len(order), self.options.eval_batch_size):
-            items = [dataset[index] for index in order[start : start + self.options.eval_batch_size]]
+        dataset, size = TrainingSet(self.speech, fitting, self.cache), self.options.eval_batch_size
+        order, mine = sorted(range(len(dataset)), key=dataset.seconds.__getitem__), []
+        for start in range(0, len(order), size)[self.world.rank :: self.world.size]:
+            items = [dataset[index] for index in order[start : start + size]]
             batch = self._prepare_inputs(self.speech.collate(items, self.task, training=True))
             labels = batch.pop("labels")
             count = int(labels.ne(-100).sum())
-            total += float(self.speech.loss(self.model(**batch), labels)) * count
-            tokens += count
-        return total / max(tokens, 1)
+            mine.append((float(self.speech.loss(self.model(**batch), labels)) * count, count))
+        found = in_turn(gathered(mine))
+        return sum(total for total, _ in found) / max(sum(count for _, count in found), 1)
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -156,12 +207,28 @@ class TaskTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         with disk_errors(folder):
             super()._save_checkpoint(model, trial)
-            (folder / COMPLETE).touch()
-        rotate_checkpoints(self.args.output_dir, 1, self.state.best_model_checkpoint)
+            gathered(None)  # by now everybody has written the state of its random numbers
+            if self.world.first:
+                (folder / COMPLETE).touch()
+        if self.world.first:
+            rotate_checkpoints(self.args.output_dir, 1, self.state.best_model_checkpoint)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """With several processes the penalty has its gradient added by hand: torch takes the gradients of a parameter
+        from the network's outputs alone, and stops where one that they do not depend on has another."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.pull is None or self.world.size == 1:
+            return loss
+        factor = self.options.weight_decay_to_base / self.current_gradient_accumulation_steps
+        self.pull.add_gradients(factor * (self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0))
+        return loss + factor * self.pull().detach()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        idle = inputs.pop("idle", False)
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.pull is None or return_outputs:
+        if idle:
+            found = 0 * found
+        if self.pull is None or return_outputs or self.world.size > 1:
             return found
         return found + self.options.weight_decay_to_base * self.pull() / self.current_gradient_accumulation_steps
 
@@ -176,7 +243,13 @@ class TaskTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir=None, state_dict=None):
-        self.speech.save(output_dir or self.args.output_dir)
+        if self.world.first:
+            self.speech.save(output_dir or self.args.output_dir)
+
+
+def in_turn(shares: list[list]) -> list:
+    """What processes took in turn, in its order: [[a, c], [b]] -> [a, b, c]."""
+    return [entry for row in zip_longest(*shares, fillvalue=MISSING) for entry in row if entry is not MISSING]
 
 
 @contextlib.contextmanager
@@ -273,6 +346,7 @@ def arguments(speech: SpeechModel, options: TrainOptions, folder: Path, has_dev:
         logging_steps=options.logging_steps, report_to=[name for name in reports if name != "tensorboard"] or "none",
         disable_tqdm=not sys.stderr.isatty(), remove_unused_columns=False, label_names=["labels"],
         dataloader_num_workers=0, dataloader_pin_memory=speech.device.type == "cuda",
+        ddp_find_unused_parameters=True,  # a step may be without audio, without masks, or with a part frozen
     )
     if made.n_gpu > 1:
         made._n_gpu = 1  # the Trainer would split batches over all visible GPUs by itself
