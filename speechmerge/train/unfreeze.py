@@ -29,7 +29,7 @@ def stages(named, block_of) -> list[tuple[str, list]]:
             parts.append(place[0])
     inside = sorted((place for place in blocks if place), key=lambda place: (-parts.index(place[0]), -place[1]))
     found = [(f"{part}.{index}".lstrip("."), blocks[part, index]) for part, index in inside]
-    return found + [(OUTSIDE, blocks[None])] * (None in blocks)
+    return [*found, (OUTSIDE, blocks[None])] if None in blocks else found
 
 
 def steps_of(every: float, steps: int) -> int:
