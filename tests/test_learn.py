@@ -89,6 +89,14 @@ def test_regret_and_its_derivative():
         assert (learner.combine("abc", moved, baselines)[0] - value) / 1e-6 == pytest.approx(weights[place], abs=1e-4)
 
 
+def test_regret_relative_to_the_gain_is_that_of_interference():
+    learner = LEARNERS.get("regret_smoothmax")({"tau": 1e-6, "regret_divisor": "gain"})
+    single, base = [1.0, 0.5], [3.0, 0.75]
+    for losses, worst in (([2.0, 0.5], 0.5), ([1.0, 0.75], 1.0), ([1.0, 0.5], 0.0)):
+        assert learner.combine("ab", losses, single, base)[0] == pytest.approx(worst, abs=1e-5)
+    assert learner.combine("ab", [2.0, 0.5], single, base)[1] == pytest.approx([0.5, 0.0])  # the worst, by its gain
+
+
 def test_weights_of_tasks():
     combine = LEARNERS.get("gradient")({}).combine
     assert combine("ab", [1.0, 3.0], [0.5, 2.0]) == (pytest.approx(2 + 1.5), [2.0, 0.5])
@@ -195,14 +203,14 @@ def test_gradient_of_the_objective(model, tones, adapters, tmp_path):
     bank = AdapterBank(double.core, adapters, ["kws", "intent"])
     data = {name: TaskData(name, get_task(name), DataDir.read(tones / name / "dev"), double, learner.values) for name in bank.names}
     loop = Loop(bank, data, learner, tmp_path)
-    at, baselines = torch.tensor([0.3, -0.2], dtype=torch.float64), [1.0, 2.0]
-    _, _, gradient = loop.gradient(at.clone().requires_grad_(), list(data), 0, baselines)
+    at, state = torch.tensor([0.3, -0.2], dtype=torch.float64), State(torch.zeros(2), baselines=[1.0, 2.0])
+    _, _, gradient = loop.gradient(at.clone().requires_grad_(), list(data), 0, state)
     for place in range(2):
         values = []
         for sign in (1, -1):
             moved = at.clone()
             moved[place] += sign * 2e-3
-            values.append(loop.gradient(moved.requires_grad_(), list(data), 0, baselines)[0])
+            values.append(loop.gradient(moved.requires_grad_(), list(data), 0, state)[0])
         assert (values[0] - values[1]) / 4e-3 == pytest.approx(gradient[place].item(), rel=5e-3)
 
 

@@ -63,7 +63,8 @@ class Learner:
 
     defaults: dict = {}
     own: tuple[Parameter, ...] = ()
-    needs_baselines = False  # of the single adapters, before it starts
+    needs_baselines = False  # the losses of the single adapters, before it starts
+    needs_base = False  # the base's, too
     baseline_batches = 32  # that these are measured on
 
     @classmethod
@@ -98,6 +99,7 @@ class Learner:
         """A task's loss on one :class:`speechmerge.learn.data.Batch`. Default: cross-entropy per target token."""
         return batch.cross_entropy()
 
-    def combine(self, names, losses: list[float], baselines: list[float] | None) -> tuple[float, list[float]]:
+    def combine(self, names, losses: list[float], baselines: list[float] | None,
+                base: list[float] | None = None) -> tuple[float, list[float]]:
         """(the objective, its derivative with respect to each task's loss), both at these losses of the tasks `names`."""
         raise NotImplementedError

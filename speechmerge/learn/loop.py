@@ -35,7 +35,8 @@ class State:
     best_parameters: torch.Tensor | None = None
     waited: int = 0  # updates without a better loss
     history: list = field(default_factory=list)  # [stage, step, objective, [task losses]]
-    baselines: list | None = None
+    baselines: list | None = None  # losses of the single adapters
+    base: list | None = None  # and of the base
 
     def save(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,12 @@ class Loop:
         state = self.begun()
         if state.baselines is None and self.learner.needs_baselines:
             state.baselines = [self.baseline(name) for name in self.data]
-            log.info("single adapters: %s", ", ".join(f"{name} {value:.4f}" for name, value in zip(self.data, state.baselines)))
+            log.info("single adapters: %s", listed(self.data, state.baselines))
+            if self.learner.needs_base:
+                nothing = Coefficients.per_task([0.0] * len(self.bank.names))
+                state.base = [self.mean_loss(name, nothing) for name in self.data]
+                log.info("base: %s", listed(self.data, state.base))
+                refuse_useless(self.data, state)
             state.save(self.path)
         while state.stage < len(self.stages):
             self.learn(state, self.stages[state.stage])
@@ -101,7 +107,10 @@ class Loop:
         """Mean loss of a task's own adapter."""
         if name not in self.bank.names:
             raise SpeechMergeError(f"{name}: no adapter of its own among {', '.join(self.bank.names)}, so there is no baseline")
-        with torch.no_grad(), self.bank.using(self.bank.one(name)):
+        return self.mean_loss(name, self.bank.one(name))
+
+    def mean_loss(self, name: str, coefficients: Coefficients) -> float:
+        with torch.no_grad(), self.bank.using(coefficients):
             losses = [self.learner.loss(self.data[name].batch(number)).item() for number in range(self.learner.baseline_batches)]
         return sum(losses) / len(losses)
 
@@ -119,7 +128,7 @@ class Loop:
         for step in tqdm(range(state.step, self.options["steps"]), f"coefficients, stage {state.stage + 1} of {len(self.stages)}",
                          self.options["steps"], initial=state.step, disable=hidden):
             before = free.detach().clone()
-            value, losses, gradient = self.gradient(free, names, step, state.baselines)
+            value, losses, gradient = self.gradient(free, names, step, state)
             self.note(state, step, value, losses, names, before)
             free.grad = gradient * trained
             optimizer.step()
@@ -136,7 +145,7 @@ class Loop:
         if self.options["restore_best_checkpoint"] and state.best_parameters is not None:
             state.parameters = state.best_parameters
 
-    def gradient(self, free, names, step: int, baselines):
+    def gradient(self, free, names, step: int, state: State):
         """(objective, {task: loss}, gradient) over the update's batches: one task in memory at a time."""
         rounds = self.options["gradient_accumulation_steps"]
         losses, gradients = [], []
@@ -151,8 +160,9 @@ class Loop:
                 total += loss.item()
             losses.append(total)
             gradients.append(gradient)
-        order = list(self.data)
-        value, weights = self.learner.combine(names, losses, baselines and [baselines[order.index(name)] for name in names])
+        order = [list(self.data).index(name) for name in names]
+        references = [known and [known[place] for place in order] for known in (state.baselines, state.base)]
+        value, weights = self.learner.combine(names, losses, *references)
         return value, losses, sum(weight * gradient for weight, gradient in zip(weights, gradients))
 
     def precision(self):
@@ -170,11 +180,22 @@ class Loop:
             state.waited = 0 if better else state.waited + 1
         every = self.options["logging_steps"]
         if every and step % every == 0:
-            log.info("update %d: %.5f (%s)", step, value, ", ".join(f"{n} {loss:.4f}" for n, loss in zip(names, losses)))
+            log.info("update %d: %.5f (%s)", step, value, listed(names, losses))
 
     def enough(self, state: State) -> bool:
         patience = self.options["early_stopping_patience"]
         return bool(patience) and state.waited >= patience and state.step >= self.options["min_optimizer_steps_before_early_stop"]
+
+
+def listed(names, losses) -> str:
+    return ", ".join(f"{name} {loss:.4f}" for name, loss in zip(names, losses))
+
+
+def refuse_useless(names, state: State):
+    for name, own, base in zip(names, state.baselines, state.base):
+        if own >= base:
+            raise SpeechMergeError(f"{name}: its own adapter has a loss of {own:.4f}, the base {base:.4f}: there is no gain to "
+                                   "compare with; leave it out of eval_tasks, or use regret_divisor: single")
 
 
 @contextlib.contextmanager

@@ -26,5 +26,5 @@ class AdaMerging(Learner):
     def loss(self, batch):
         return batch.entropy()
 
-    def combine(self, names, losses, baselines):
+    def combine(self, names, losses, baselines, base=None):
         return sum(losses), [1.0] * len(losses)

@@ -37,7 +37,7 @@ class Gradient(Learner):
             if name not in given:
                 raise UsageError(f"{self.where}.ce_manual_task_weights: says nothing of {name!r}; {nearest(name, map(str, given))}")
 
-    def combine(self, names, losses, baselines):
+    def combine(self, names, losses, baselines, base=None):
         weights = [float(self.values["ce_manual_task_weights"].get(name, 1)) for name in names]
         if self.needs_baselines:
             weights = [1 / max(baseline, self.values["ce_baseline_floor"]) for baseline in baselines]

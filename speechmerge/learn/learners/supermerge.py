@@ -58,7 +58,7 @@ class SuperMerge(Learner):
                              f"{', '.join(names)} once")
         return groups
 
-    def combine(self, names, losses, baselines):
+    def combine(self, names, losses, baselines, base=None):
         return sum(losses) / len(losses), [1 / len(losses)] * len(losses)
 
 
