@@ -48,7 +48,7 @@ def known_adapters(exp_dir) -> dict[str, System]:
 def located(path: str, exp_dir) -> str:
     """Paths are as seen from the recipe's folder; from elsewhere they are looked up in the folders around the experiment."""
     around = [parent / path for parent in Path(exp_dir).absolute().parents]
-    return str(next((place for place in (Path(path), *around) if place.is_dir()), path))
+    return str(next((place for place in (Path(path), *around) if place.exists()), path))
 
 
 def known_merges(exp_dir) -> dict[str, System]:

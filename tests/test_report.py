@@ -220,9 +220,9 @@ def test_audio_is_inside_and_decodes(made):
 
 
 def test_audio_beyond_the_limit_is_left_out_and_said(copy, monkeypatch):
-    assert report(copy, monkeypatch, "--max-page-mb", "1") == 0
+    assert report(copy, monkeypatch, "--max-page-mb", "0.5") == 0
     text = (copy / "exp/report/index.html").read_text()
-    assert len(text) < 1.3e6 and "was left out to keep the page below 1 MB" in text
+    assert len(text) < 0.6e6 and "was left out to keep the page below 0.5 MB" in text
 
 
 def test_markup_in_transcripts_and_names_is_text(copy, monkeypatch):

@@ -50,6 +50,11 @@ def new_axes(width: float, height: float, title: str, grid: str = "both"):
     return figure, axes
 
 
+def label_room(names: list[str], usual: int = 24) -> float:
+    """Inches that names of rows need beyond the room for `usual` letters."""
+    return 0.075 * max([0, *(len(name) - usual for name in names)])
+
+
 def name_rows(axes, names: list[str]):
     """Names of horizontal bars, the first on top."""
     axes.set_yticks(range(len(names)), names)

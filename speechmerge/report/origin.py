@@ -6,6 +6,7 @@ from pathlib import Path
 
 from speechmerge.files import read_json
 from speechmerge.report.tables import Results
+from speechmerge.report.wording import natural
 
 PROVENANCE = ("command", "date", "commit", "speechmerge", "python", "platform", "versions")
 
@@ -43,6 +44,10 @@ def steps(results: Results) -> list[Step]:
     for system in results.systems:
         for task in results.tasks:
             found.append(_step("decode", system.name, results.decode_dir(system.name, task.name), "decode.json"))
+    exp_dir = results.exp_dir
+    for stage, pattern in (("train-router", "router/**/report.json"), ("analyze", "analysis/**/analysis.json")):
+        for path in sorted(exp_dir.glob(pattern), key=lambda path: natural(str(path))):
+            found.append(_step(stage, path.parent.name, path.parent, path.name))
     found.append(_from_record("score", results.split, results.record))
     return _join_equal([step for step in found if step])
 

@@ -8,7 +8,7 @@ function sortTable(button) {
   const compare = (a, b) => {
     const x = key(a), y = key(b);
     if (x === "" || y === "") return (x === "") - (y === "");
-    const difference = isNaN(x) || isNaN(y) ? x.localeCompare(y) : Number(x) - Number(y);
+    const difference = isNaN(x) || isNaN(y) ? x.localeCompare(y, undefined, { numeric: true }) : Number(x) - Number(y);
     return up ? difference : -difference;
   };
   body.append(...[...body.rows].sort(compare));
@@ -20,5 +20,10 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 document.addEventListener("play", (event) => {
   for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
 }, true);
-// a printed page has no buttons to press: show the commands
-addEventListener("beforeprint", () => document.querySelectorAll("#commands > details").forEach((d) => { d.open = true; }));
+// a printed page has nothing to press: everything is open while it is printed
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  for (const details of opened) details.open = true;
+});
+addEventListener("afterprint", () => { for (const details of opened) details.open = false; });

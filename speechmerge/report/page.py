@@ -10,30 +10,41 @@ from speechmerge.report.contents import Contents
 from speechmerge.report.examples import GROUPS
 from speechmerge.report.figure import slug
 from speechmerge.report.findings import key_findings
+from speechmerge.report.listing import cell_text, sort_key
 from speechmerge.report.origin import Step, base_source, versions
-from speechmerge.report.summaries import merge_summaries, summarize
+from speechmerge.report.overview import navigation, overview
+from speechmerge.report.pictures import embedded
+from speechmerge.report.summaries import COMBINED, merge_summaries, summarize
 from speechmerge.report.tables import READINGS, Cell, Results, breakdown_rows, undefined_reasons
 from speechmerge.report.wording import against_base, describe, percent, signed
 
 HERE = Path(__file__).parent
+UNBROKEN = 16  # letters of a name that stays on one line
 LEGEND = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # kept shares
 
 
 def render(contents: Contents) -> str:
     """The whole page."""
     results = contents.results
+    shown = described(contents)
+    return page_environment().get_template("page.html.j2").render(
+        vars(contents) | shown, readings=READINGS, groups=GROUPS, base=base_source(results),
+        sections=navigation(contents, shown), labels={system.name: system.label for system in results.systems},
+        legend=[(percent(kept, digits=0), cell_style(kept)) for kept in LEGEND], undefined_style=cell_style(None))
+
+
+def page_environment() -> Environment:
+    """Templates, filters, style and script that the pages of this package share."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=lambda value: nobreak(percent(value)), signed=signed, slug=slug, nobreak=nobreak,
                                breakable=breakable, data_uri=data_uri, interval=interval, describe=describe,
                                against_base=against_base,
                                numbers=lambda plot: data_uri(plot.csv().encode(), "text/csv"))
-    environment.globals.update(cell_style=cell_style, summarize=summarize, sort_value=sort_value)
-    return environment.get_template("page.html.j2").render(
-        vars(contents) | described(contents), readings=READINGS, groups=GROUPS, base=base_source(results),
-        labels={system.name: system.label for system in results.systems},
-        legend=[(percent(kept, digits=0), cell_style(kept)) for kept in LEGEND], undefined_style=cell_style(None),
-        css=Markup(read_text(HERE / "page.css")), js=Markup(read_text(HERE / "page.js")))
+    environment.filters.update(embedded=embedded, sort_key=sort_key, cell_text=cell_text)
+    environment.globals.update(cell_style=cell_style, summarize=summarize, sort_value=sort_value,
+                               css=Markup(read_text(HERE / "page.css")), js=Markup(read_text(HERE / "page.js")))
+    return environment
 
 
 def read_text(path: Path) -> str:
@@ -45,11 +56,13 @@ def described(contents: Contents) -> dict:
     results, plots = contents.results, contents.plots
     return {
         "findings": key_findings(results, contents.dev),
-        "summaries": {reading: merge_summaries(results, reading) for reading in results.readings()},
+        "overview": overview(results),
+        "summaries": {reading: merge_summaries(results, reading, COMBINED) for reading in results.readings()},
         "undefined": {reading: undefined_reasons(results, reading) for reading in results.readings()},
         "best": {reading: best_merges(results, reading) for reading in results.readings()},
         "breakdown": breakdown_rows(results),
         "plots": {plot.name: plot for plot in plots},
+        "coefficients": [plot for plot in plots if plot.name.startswith("coefficients")],
         "bars": [plot for plot in plots if plot.name.startswith("bars_")],
         "stages": by_stage(contents.steps),
         "versions": versions(results, contents.own),
@@ -61,9 +74,9 @@ def nobreak(text: str) -> str:
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def breakable(name: str) -> Markup:
+def breakable(name: str) -> str:
     """A long name may break after an underscore."""
-    return Markup("_<wbr>").join(name.split("_"))
+    return name if len(name) <= UNBROKEN else Markup("_<wbr>").join(name.split("_"))
 
 
 def data_uri(content: bytes, kind: str) -> str:

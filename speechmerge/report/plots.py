@@ -3,7 +3,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from speechmerge.report import colours
-from speechmerge.report.figure import Plot, name_rows, new_axes, png, slug
+from speechmerge.report.coefficients import coefficient_plots
+from speechmerge.report.figure import Plot, label_room, name_rows, new_axes, png, slug
 from speechmerge.report.tables import READINGS, Results, System, TaskInfo, breakdown_rows
 from speechmerge.report.tradeoffs import frontier, scales
 from speechmerge.report.wording import percent
@@ -16,7 +17,7 @@ def all_plots(results: Results) -> list[Plot]:
     plots = [heat_map(results, reading) for reading in results.readings()]
     plots += [bars(results, task) for task in results.tasks]
     plots += [make(results) for make in (frontier, scales, error_breakdown, cross_task)]
-    return [plot for plot in plots if plot]
+    return [plot for plot in plots if plot] + coefficient_plots(results)
 
 
 def heat_map(results: Results, reading: str) -> Plot:
@@ -61,7 +62,8 @@ def cross_task(results: Results) -> Plot | None:
 
 def draw_grid(results: Results, reading: str, systems: list[System], title: str) -> bytes:
     """PNG of systems by tasks; the task's own adapter is framed."""
-    figure, axes = new_axes(2.6 + 1.05 * len(results.tasks), 1.3 + 0.36 * len(systems), title, grid="none")
+    labels = [system.label for system in systems]
+    figure, axes = new_axes(2.6 + label_room(labels) + 1.05 * len(results.tasks), 1.3 + 0.36 * len(systems), title, grid="none")
     for row, system in enumerate(systems):
         for column, task in enumerate(results.tasks):
             if cell := results.cell(reading, system.name, task.name):
@@ -69,7 +71,7 @@ def draw_grid(results: Results, reading: str, systems: list[System], title: str)
                 draw_box(axes, row, column, cell, own)
     axes.set_xlim(-0.5, len(results.tasks) - 0.5)
     axes.set_xticks(range(len(results.tasks)), [f"{task.name}\n{task.label}" for task in results.tasks])
-    name_rows(axes, [system.label for system in systems])
+    name_rows(axes, labels)
     axes.set_ylim(len(systems) - 0.5, -0.5)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -91,7 +93,8 @@ def bars(results: Results, task: TaskInfo) -> Plot:
     """All systems on one task, bars by free generation with 95 % intervals, diamonds by label scoring."""
     rows, alt = [["system", "kind", "reading", "value", "ci_low", "ci_high", "n"]], []
     systems = [system for system in results.systems if any(results.cell(r, system.name, task.name) for r in READINGS)]
-    figure, axes = new_axes(4.8, 1.5 + 0.27 * len(systems), f"{task.name} ({results.split})", grid="x")
+    labels = [system.label for system in systems]
+    figure, axes = new_axes(4.8 + label_room(labels), 1.5 + 0.27 * len(systems), f"{task.name} ({results.split})", grid="x")
     for place, system in enumerate(systems):
         written, labelled = (results.cell(reading, system.name, task.name) for reading in READINGS)
         if written:
@@ -104,7 +107,7 @@ def bars(results: Results, task: TaskInfo) -> Plot:
         for reading, cell in zip(READINGS, (written, labelled)):
             if cell:
                 rows.append([system.name, system.kind, reading, cell.value, *(cell.ci or (None, None)), task.n])
-    name_rows(axes, [system.label for system in systems])
+    name_rows(axes, labels)
     axes.set_xlabel(f"{task.label} in {task.unit}, n = {task.n}", fontsize=9)
     draw_legend(figure, any(row[2] == "labels" for row in rows))
     better = "higher is better" if task.higher_is_better else "lower is better"
@@ -134,7 +137,7 @@ def error_breakdown(results: Results) -> Plot | None:
         return None
     labels, many = {system.name: system.label for system in results.systems}, len({row[0] for row in rows[1:]}) > 1
     names = [f"{labels[system]}, {task}" if many else labels[system] for task, system, *_ in rows[1:]]
-    figure, axes = new_axes(5.4, 1.5 + 0.27 * len(names), f"What the word errors are ({results.split})", grid="x")
+    figure, axes = new_axes(5.4 + label_room(names), 1.5 + 0.27 * len(names), f"What the word errors are ({results.split})", grid="x")
     left = [0.0] * len(names)
     for column, (kind, colour, hatch) in enumerate(ERROR_KINDS, start=3):
         widths = [100 * row[column] / row[2] for row in rows[1:]]

@@ -2,7 +2,8 @@
 from speechmerge.report.contents import Contents
 from speechmerge.report.findings import key_findings
 from speechmerge.report.origin import Step, base_source, versions
-from speechmerge.report.summaries import merge_summaries
+from speechmerge.report.listing import Listing, cell_text
+from speechmerge.report.summaries import COMBINED, merge_summaries
 from speechmerge.report.tables import READINGS, Cell, Results, breakdown_rows, undefined_reasons
 from speechmerge.report.wording import describe, percent, signed
 
@@ -14,10 +15,12 @@ def results_markdown(contents: Contents) -> str:
     for reading in results.readings():
         parts += [f"## {READINGS[reading].capitalize()}", cells(results, reading, value_text), "interference_delta:",
                   cells(results, reading, delta_text), undefined(results, reading)]
-        if merge_summaries(results, reading):
+        if merge_summaries(results, reading, COMBINED):
             parts += [f"## What merging keeps, {READINGS[reading]}", kept(results, reading)]
     if len(rows := breakdown_rows(results)) > 1:
         parts += ["## Word errors", breakdown(rows)]
+    for listing in (contents.shares and contents.shares[1], contents.sweeps, contents.costs):
+        parts += [f"## {listing.title}", listed(listing), listing.note] if listing else []
     parts += ["## Commands", commands(contents.steps, contents.own)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -70,8 +73,8 @@ def undefined(results: Results, reading: str) -> str:
 def kept(results: Results, reading: str) -> str:
     rows = [[f"`{summary.system.name}`", describe(summary.system), percent(summary.kept), len(summary.deltas),
              signed(summary.worst), summary.worst_task or "", ", ".join(summary.harmed) or "none"]
-            for summary in merge_summaries(results, reading)]
-    return table(["merge (best worst task first)", "method", "mean kept", "tasks", "worst delta", "worst task",
+            for summary in merge_summaries(results, reading, COMBINED)]
+    return table(["system (merges: best worst task first)", "method", "mean kept", "tasks", "worst delta", "worst task",
                   "worse than the base"], rows)
 
 
@@ -79,6 +82,10 @@ def breakdown(rows: list[list]) -> str:
     shown = [[f"`{system}`", task, percent(wer), *(percent(count / words) for count in counts), words]
              for task, system, words, *counts, wer in rows[1:]]
     return table(["system", "task", "WER", "substitutions", "deletions", "insertions", "words"], shown)
+
+
+def listed(listing: Listing) -> str:
+    return table(listing.columns, [[cell_text(cell) for cell in row] for row in listing.rows])
 
 
 def commands(steps: list[Step], own: dict) -> str:

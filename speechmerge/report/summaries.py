@@ -10,6 +10,7 @@ from speechmerge.metrics.interference import HARMED_BELOW
 from speechmerge.report.tables import Results, System
 from speechmerge.report.wording import all_parameters
 
+COMBINED = ("merged", "routed")  # kinds of systems that are made of several adapters
 SCALES = ("scale", "lambda")  # lambda: the scale of TIES, the mix of two weighted adapters
 
 
@@ -57,12 +58,14 @@ def summarize(results: Results, system: System, reading: str, all_tasks: bool = 
     return Summary(system, reading, deltas, undefined)
 
 
-def merge_summaries(results: Results, reading: str) -> list[Summary]:
-    """All merges measured under this reading, best first."""
-    found = [summarize(results, system, reading) for system in results.of_kind("merged")]
+def merge_summaries(results: Results, reading: str, kinds=("merged",)) -> list[Summary]:
+    """All merges (or systems of these kinds) measured under this reading, best first; those without a place in the
+    ranking, such as routed systems, behind it by their worst task."""
+    found = [summarize(results, system, reading) for kind in kinds for system in results.of_kind(kind)]
     measured = [summary for summary in found if summary.deltas or summary.undefined]
     order = {name: place for place, name in enumerate(results.record["ranking"][reading])}
-    return sorted(measured, key=lambda summary: order.get(summary.system.name, len(order)))
+    return sorted(measured, key=lambda summary: (order.get(summary.system.name, len(order)), summary.worst is None,
+                                                 -(summary.worst or 0.0)))
 
 
 def choose_merge(results: Results, dev: Results | None) -> Summary | None:

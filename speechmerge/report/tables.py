@@ -12,7 +12,7 @@ from pathlib import Path
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import read_json
 from speechmerge.metrics.interference import NO_GAIN
-from speechmerge.report.wording import POINTS, short_names, shown
+from speechmerge.report.wording import POINTS, natural, short_names, shown
 
 READINGS = {"generation": "free generation", "labels": "label scoring"}
 NAMES = {"wer": "WER", "per": "PER", "cer": "CER", "eer": "EER", "uar": "UAR", "bleu": "BLEU", "chrf": "chrF", "f1": "F1",
@@ -140,6 +140,8 @@ def read_results(exp_dir, split: str) -> Results:
         _check_system(entry, path, command)
     labels = short_names(record["systems"])
     systems = [_system(entry, labels[entry["name"]]) for entry in record["systems"]]
+    kinds = list(dict.fromkeys(system.kind for system in systems))
+    systems.sort(key=lambda system: (kinds.index(system.kind), natural(system.name)))
     results = Results(split, exp_dir, [], systems, {reading: {} for reading in READINGS}, record)
     for name in record["tasks"]:
         results.tasks.append(_read_task(results, name, command))

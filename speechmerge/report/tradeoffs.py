@@ -1,7 +1,8 @@
 """Plots of merges against each other: mean against worst task, and how much depends on the scale."""
 from speechmerge.report import colours
 from speechmerge.report.figure import Plot, curve_style, new_axes, png
-from speechmerge.report.summaries import Summary, merge_summaries, scale_curves
+from speechmerge.report.overview import ORACLE
+from speechmerge.report.summaries import COMBINED, Summary, merge_summaries, scale_curves
 from speechmerge.report.tables import Results
 from speechmerge.report.wording import percent
 
@@ -9,12 +10,12 @@ from speechmerge.report.wording import percent
 def frontier(results: Results) -> Plot | None:
     """Mean kept share against that of the worst task: up and right is better.
 
-    The line joins the merges that no other beats on both.
+    The line joins the merges and routed systems that no other beats on both.
     """
-    summaries = [summary for summary in merge_summaries(results, "generation") if summary.deltas]
+    summaries = [summary for summary in merge_summaries(results, "generation", COMBINED) if summary.deltas]
     if not summaries:
         return None
-    best = sorted(pareto(summaries), key=lambda s: s.kept)
+    best = sorted(pareto([summary for summary in summaries if summary.system.method != ORACLE]), key=lambda s: s.kept)
     figure, axes = new_axes(5.4, 4.6, f"Mean against worst task ({results.split})")
     draw_points(axes, summaries)
     axes.plot(*zip(*map(position, best)), color=colours.INK, linewidth=1, zorder=2)
@@ -29,7 +30,7 @@ def frontier(results: Results) -> Plot | None:
              for s in summaries]
     alt = "; ".join(f"{s.system.label} (mean {percent(s.kept)}, worst {percent(1 + s.worst)} on {s.worst_task})"
                     for s in best)
-    return Plot("frontier", "Mean against worst task", f"Scatter plot of merges, mean against worst kept share. "
+    return Plot("frontier", "Mean against worst task", f"Scatter plot of merges and routed systems, mean against worst kept share. "
                 f"On the frontier: {alt}.", png(figure), rows)
 
 

@@ -1,4 +1,5 @@
 """How numbers and systems are written in tables, plots and sentences."""
+import re
 from collections import Counter, defaultdict
 
 POINTS = ("bleu", "chrf")  # stored as fractions like all metrics, but written from 0 to 100 without a percent sign
@@ -12,6 +13,17 @@ def percent(value: float | None, digits: int = 1) -> str:
 def shown(value: float, metric: str) -> str:
     """A task's score: '12.3 %', or '23.4' points where the metric is one of POINTS."""
     return percent(value)[:-2] if metric in POINTS else percent(value)
+
+
+def natural(name: str) -> list:
+    """Sort key by which 'point_2' stands before 'point_10'."""
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in re.split(r"(\d+)", name) if piece]
+
+
+def spaced(name: str) -> str:
+    """A heading of a name: 'sign_conflict' -> 'Sign conflict'."""
+    words = name.replace("_", " ").replace("/", ": ")
+    return words[:1].upper() + words[1:]
 
 
 def signed(value: float | None) -> str:
@@ -33,6 +45,12 @@ def parameter(value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def brief(value, most: int = 4) -> str:
+    """As parameter(); of long lists the beginning."""
+    whole = not isinstance(value, (list, tuple)) or len(value) <= most
+    return parameter(value) if whole else f"{parameter(value[:most - 1])}/\N{HORIZONTAL ELLIPSIS}"
 
 
 def all_parameters(params: dict) -> str:
@@ -60,13 +78,14 @@ def short_names(entries: list[dict]) -> dict[str, str]:
 
 
 def short_name(entry: dict, merges: list[dict]) -> str:
-    """'ties k=20 of asr+kws', as much of it as tells it from the other merges."""
+    """'ties k=20 of asr+kws', as much of it as tells it from the other merges; 'of 7 tasks' where there are many."""
     values = defaultdict(set)
     for other in merges:
         if other.get("method") == entry.get("method"):
             for key in entry["params"]:
                 values[key].add(str(other["params"].get(key)))
-    differing = [f"{key}={parameter(value)}" for key, value in sorted(entry["params"].items()) if len(values[key]) > 1]
+    differing = [f"{key}={brief(value)}" for key, value in sorted(entry["params"].items()) if len(values[key]) > 1 and value is not None]
     several = len({tuple(other["own_sets"]) for other in merges}) > 1
-    tasks = [f"of {'+'.join(entry['own_sets'])}"] if several else []
+    sets = entry["own_sets"]
+    tasks = [f"of {'+'.join(sets) if len(sets) <= 3 else f'{len(sets)} tasks'}"] if several else []
     return " ".join([entry["method"] or entry["name"], *differing, *tasks])

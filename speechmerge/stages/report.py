@@ -54,10 +54,11 @@ def run(args):
     contents = gather(args.exp_dir, args.split, args.dev_split, args.data, args.max_examples,
                       max_bytes=int(args.max_page_mb * 1e6), title=args.title)
     output = Path(args.output_dir)
-    for plot in contents.plots:
-        with atomic_file(output / f"{plot.name}.png", "wb") as file:
-            file.write(plot.png)
-        write_text(output / f"{plot.name}.csv", plot.csv())
+    for item in contents.files():
+        if hasattr(item, "png"):
+            with atomic_file(output / f"{item.name}.png", "wb") as file:
+                file.write(item.png)
+        write_text(output / f"{item.name}.csv", item.csv())
     write_text(output / "RESULTS.md", results_markdown(contents))
     write_text(output / "index.html", render(contents))
     print(f"{output / 'index.html'}: {len(contents.results.systems)} systems, {len(contents.results.tasks)} tasks, "
