@@ -5,6 +5,7 @@ from speechmerge.alignment.times import Times, files_of, read_times
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError
 
+ENOUGH = 400  # utterances that phone models are trained on
 SOURCES = ("auto", "exact", "forced")
 DEFAULT_LANGUAGE = "en"
 
@@ -12,7 +13,8 @@ DEFAULT_LANGUAGE = "en"
 def times_of_data(data: DataDir, only=None) -> tuple[dict[str, Times], str]:
     """({utterance: Times}, where they come from: "files", "exact" or "forced"), of all utterances or those of `only`.
 
-    Of several that are asked for together, those that are not there are left out. SpeechMergeError where none is.
+    Utterances without times are left out. SpeechMergeError where files are there, but none of these utterances is in them.
+    What is forced is trained on ENOUGH utterances, also those that are not wanted: phone models need speech.
     """
     wanted = set(data.utterances) if only is None else set(only)
     given = {id: times for id, times in read_times(Path(data.path)).items() if id in wanted}
@@ -21,8 +23,10 @@ def times_of_data(data: DataDir, only=None) -> tuple[dict[str, Times], str]:
     if files_of(Path(data.path)):
         raise SpeechMergeError(f"{files_of(Path(data.path))[0]}: has no utterance of {data.path}; make it again with "
                                f"`speechmerge align --data {data.path}`")
-    chosen = {id: utterance for id, utterance in data.utterances.items() if id in wanted}
-    return make_times([DataDir(data.path, chosen)])[0]
+    others = [id for id in data.utterances if id not in wanted][: max(0, ENOUGH - len(wanted))]
+    chosen = {id: data.utterances[id] for id in sorted([*wanted, *others])}
+    times, source = make_times([DataDir(data.path, chosen)])[0]
+    return {id: own for id, own in times.items() if id in wanted}, source
 
 
 def make_times(folders: list[DataDir], source: str = "auto") -> list[tuple[dict[str, Times], str]]:

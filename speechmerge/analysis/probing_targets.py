@@ -62,13 +62,13 @@ def manner(of: dict[str, int]) -> str:
         return "fricative" if of["cont"] > 0 else "affricate" if of["delrel"] > 0 else "stop"
     if glottal(of):
         return "fricative" if of["cont"] > 0 else "stop"  # h, ʔ, which panphon calls sonorants
-    if of["cons"] > 0 and of["cor"] > 0:
+    if of["cons"] > 0:
         return "lateral" if of["lat"] > 0 else "rhotic"
     return "approximant"
 
 
 def glottal(of: dict[str, int]) -> bool:
-    return of["son"] > 0 > of["hi"] and of["back"] > 0 and max(of["nas"], of["cor"], of["lab"], of["syl"]) <= 0
+    return of["son"] > 0 > of["delrel"] and of["hi"] < 0 < of["back"] and max(of["nas"], of["cor"], of["lab"], of["syl"]) < 0
 
 
 def place(of: dict[str, int]) -> str:

@@ -39,7 +39,7 @@ class Representations(Analysis):
         count = sum(len(examples) for _, examples, _ in sounds)
         if count < FEWEST:
             raise SpeechMergeError(f"{study.args.data}: {count} examples of {study.split}; CKA needs at least {FEWEST}")
-        layers, states = self.layers(), {}
+        layers, states = encoder_layers(study.model, values["layers"]), {}
         for name, system in [(BASE, System(BASE, "base")), *zip(study.names, study.systems)]:
             with weights_of(study.model, system):
                 states[name] = drawn(study.model, sounds, layers, values["rounds"], values["seed"])
@@ -57,14 +57,15 @@ class Representations(Analysis):
         task.adapt(self.study.model)
         return task, task.examples(DataDir.read(root / name / split)), FeatureCache()
 
-    def layers(self) -> list[int]:
-        """As given, else all of the encoder."""
-        from speechmerge.blocks import depths
 
-        if self.values["layers"] is not None:
-            return [int(word) for word in str(self.values["layers"]).replace(",", " ").split()]
-        depth = depths(name for name, _ in self.study.model.core.named_parameters())
-        return list(range(next(depth[part] for part in ("audio_tower", "encoder", *depth) if part in depth) + 1))
+def encoder_layers(model, chosen: str | None) -> list[int]:
+    """The numbers in `chosen` (words), else all of the encoder."""
+    from speechmerge.blocks import depths
+
+    if chosen is not None:
+        return [int(word) for word in str(chosen).replace(",", " ").split()]
+    depth = depths(name for name, _ in model.core.named_parameters())
+    return list(range(next(depth[part] for part in ("audio_tower", "encoder", *depth) if part in depth) + 1))
 
 
 def drawn(model, sounds, layers: list[int], rounds: int, seed: int) -> dict:
