@@ -348,7 +348,7 @@ def test_costs_are_those_of_the_merged_weights(recipe, tmp_path, capsys):
 
 
 def test_the_registry_has_all_kinds():
-    assert tuple(ANALYSES.names()) == KINDS
+    assert set(KINDS) <= set(ANALYSES.names())  # others have test files of their own
 
 
 def test_every_kind_end_to_end(recipe, capsys):
