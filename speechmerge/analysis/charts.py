@@ -4,7 +4,7 @@ import math
 from matplotlib.colors import LinearSegmentedColormap
 
 from speechmerge.report import colours
-from speechmerge.report.figure import Plot, curve_style, label_room, name_rows, new_axes, png
+from speechmerge.report.figure import LETTER, Plot, curve_style, label_room, name_rows, new_axes, png, wrapped
 
 LARGE = 160  # cells beyond which numbers are left to the CSV
 
@@ -14,7 +14,8 @@ def heat_map(name: str, title: str, rows: list[str], columns: list[str], values,
     """Rows by columns, None where not defined. Blue: positive, orange: negative, white: 0, full at `limit`."""
     defined = [abs(value) for row in values for value in row if value is not None]
     limit = limit or max(defined, default=0) or 1.0
-    figure, axes = new_axes(2.4 + label_room(rows) + 0.62 * len(columns), 1.5 + 0.3 * len(rows), title, grid="none")
+    inside = max(0.62 * len(columns), 0.06 * len(note), 0.5 * LETTER * len(title))  # inches; a title may take two lines
+    figure, axes = new_axes(2.4 + label_room(rows) + inside, 1.5 + 0.3 * len(rows), wrapped(title, inside), grid="none")
     grid = [[math.nan if value is None else value for value in row] for row in values]
     axes.imshow(grid, cmap=colour_map(), vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")

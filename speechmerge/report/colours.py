@@ -1,6 +1,6 @@
 """Colours of the report: blue against orange, apart for every kind of colour vision; text has a contrast of 4.5."""
 
-BASE, ADAPTER, OTHER_ADAPTER, MERGED = "#6b7280", "#1d63b0", "#a9c6e8", "#d9730d"
+BASE, ADAPTER, OTHER_ADAPTER, MERGED, ROUTED = "#6b7280", "#1d63b0", "#a9c6e8", "#d9730d", "#6d3f98"
 UNDEFINED = "#e8eaed"
 INK = "#16202c"
 # kept share -> colour; between the stops the colour is mixed, outside the last one holds

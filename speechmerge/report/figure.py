@@ -2,6 +2,7 @@
 import csv
 import io
 import re
+import textwrap
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from speechmerge.report import colours
 
 DPI = 150
+LETTER = 0.083  # inches that a letter of a title takes, about
 MARKERS = "osD^vPX*<>hp"
 PALETTE = ("#0072b2", "#d55e00", "#007a5a", "#b0468c", "#8a6d00", "#3a3a3a", "#2f9fd0", "#7a4a00")  # darker Okabe-Ito
 
@@ -37,10 +39,11 @@ def slug(name: str) -> str:
 
 
 def new_axes(width: float, height: float, title: str, grid: str = "both"):
-    """A figure of this size in inches, its axes, titled; grid lines: x, y, both or none."""
+    """A figure of this size in inches, its axes, titled (in several lines where it is long); grid lines: x, y, both or
+    none."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11, color=colours.INK, loc="left", pad=10)
+    axes.set_title(title if "\n" in title else wrapped(title, width - 1.2), fontsize=11, color=colours.INK, loc="left", pad=10)
     axes.tick_params(colors=colours.INK, labelsize=9)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -48,6 +51,11 @@ def new_axes(width: float, height: float, title: str, grid: str = "both"):
     if grid != "none":
         axes.grid(axis=grid, color="#d5d9de", linewidth=0.6, zorder=0)
     return figure, axes
+
+
+def wrapped(title: str, inches: float) -> str:
+    """In lines that are no longer than so many inches."""
+    return textwrap.fill(title, max(20, int(inches / LETTER)))
 
 
 def label_room(names: list[str], usual: int = 24) -> float:

@@ -109,7 +109,7 @@ def bars(results: Results, task: TaskInfo) -> Plot:
                 rows.append([system.name, system.kind, reading, cell.value, *(cell.ci or (None, None)), task.n])
     name_rows(axes, labels)
     axes.set_xlabel(f"{task.label} in {task.unit}, n = {task.n}", fontsize=9)
-    draw_legend(figure, any(row[2] == "labels" for row in rows))
+    draw_legend(figure, any(row[2] == "labels" for row in rows), any(row[1] == "routed" for row in rows))
     better = "higher is better" if task.higher_is_better else "lower is better"
     return Plot(f"bars_{slug(task.name)}", f"{task.name}: {task.metric_name}, {better}; lines are 95 % intervals",
                 f"Bar chart, {task.metric_name} of {task.name}, {better}: {'; '.join(alt)}.", png(figure), rows)
@@ -118,12 +118,12 @@ def bars(results: Results, task: TaskInfo) -> Plot:
 def bar_colour(system: System, task: str) -> str:
     if system.kind == "adapter":
         return colours.ADAPTER if task in system.tasks else colours.OTHER_ADAPTER
-    return colours.BASE if system.kind == "base" else colours.MERGED
+    return {"base": colours.BASE, "routed": colours.ROUTED}.get(system.kind, colours.MERGED)
 
 
-def draw_legend(figure, with_labels: bool):
+def draw_legend(figure, with_labels: bool, routed: bool):
     kinds = {"base": colours.BASE, "its own adapter": colours.ADAPTER, "other adapters": colours.OTHER_ADAPTER,
-             "merged": colours.MERGED}
+             "merged": colours.MERGED, **({"routed": colours.ROUTED} if routed else {})}
     handles = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
     if with_labels:
         handles.append(Line2D([], [], label="by label scoring", **DIAMOND))

@@ -19,9 +19,9 @@ def frontier(results: Results) -> Plot | None:
     figure, axes = new_axes(5.4, 4.6, f"Mean against worst task ({results.split})")
     draw_points(axes, summaries)
     axes.plot(*zip(*map(position, best)), color=colours.INK, linewidth=1, zorder=2)
-    for s in best:
-        side, shift = ("right", -6) if s.kept > 0.5 else ("left", 6)  # towards the middle, so that names stay inside
-        axes.annotate(s.system.label, position(s), (shift, 5), textcoords="offset points", ha=side, fontsize=8)
+    for place, names in labels_by_place(best).items():
+        side, shift = ("right", -6) if place[0] > 50 else ("left", 6)  # towards the middle, so that names stay inside
+        axes.annotate("\n".join(names), place, (shift, 5), textcoords="offset points", ha=side, fontsize=8)
     axes.set_xlabel("mean share of the gain kept, %", fontsize=9)
     axes.set_ylabel("share kept on the worst task, %", fontsize=9)
     axes.legend(fontsize=8, frameon=False, loc="best")
@@ -37,6 +37,15 @@ def frontier(results: Results) -> Plot | None:
 def position(summary: Summary) -> tuple[float, float]:
     """Mean and worst kept share in percent."""
     return 100 * summary.kept, 100 * (1 + summary.worst)
+
+
+def labels_by_place(best: list[Summary], most: int = 3) -> dict[tuple[float, float], list[str]]:
+    """Names of systems that lie on one point, written below each other; of many the first."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for summary in best:
+        found.setdefault(position(summary), []).append(summary.system.label)
+    return {place: names if len(names) <= most else [*names[:most - 1], f"and {len(names) - most + 1} more"]
+            for place, names in found.items()}
 
 
 def draw_points(axes, summaries: list[Summary]):
