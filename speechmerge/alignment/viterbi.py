@@ -15,17 +15,17 @@ def best_path(scores: np.ndarray, optional: np.ndarray) -> np.ndarray:
     optional = np.asarray(optional, bool)
     if frames < (~optional).sum():
         raise SpeechMergeError(f"{frames} frames for {(~optional).sum()} states; the audio is too short for its transcript")
-    best = np.full(states, -np.inf)
+    padded = np.full(states + 2, -np.inf)  # scores of the best ways to each state, after two that nothing comes from
+    best, one, two = padded[2:], padded[1:-1], padded[:-2]
     best[: 2 if optional[0] else 1] = scores[0, : 2 if optional[0] else 1]
-    moves = np.zeros((frames, states), np.int8)
-    leapt = np.zeros(states, bool)
-    leapt[2:] = optional[1:-1]
+    leap = np.full(states, -np.inf)
+    leap[2:][optional[1:-1]] = 0.0
+    moves, ways = np.zeros((frames, states), np.int8), np.empty((3, states))
     for frame in range(1, frames):
-        one = np.concatenate([[-np.inf], best[:-1]])
-        two = np.where(leapt, np.concatenate([[-np.inf] * 2, best[:-2]])[:states], -np.inf)
-        ways = np.stack([best, one, two])
+        ways[0], ways[1] = best, one
+        np.add(two, leap, out=ways[2])
         moves[frame] = ways.argmax(0)
-        best = ways.max(0) + scores[frame]
+        np.add(ways.max(0), scores[frame], out=best)
     state = states - 1 if not (optional[-1] and states > 1 and best[-2] > best[-1]) else states - 2
     path = np.empty(frames, int)
     for frame in range(frames - 1, -1, -1):
