@@ -3,6 +3,7 @@
 Reads exp/scores_<split>.json and the decode folders; writes index.html (self-contained), RESULTS.md, every plot as PNG
 and its numbers as CSV. The merge that the findings speak of is chosen on --dev-split where that was scored.
 
+speechmerge report --compare exp other/exp instead: compare.html, the same systems and sets side by side.
 speechmerge report --aggregate conf/grid/mini.yaml instead: one table of what the cells of a grid have finished so far.
 """
 from speechmerge.options import key_value
@@ -19,6 +20,8 @@ def add_arguments(parser):
     parser.add_argument("--max-examples", type=int, default=5, help="example utterances per task")
     parser.add_argument("--max-page-mb", type=float, default=6.0, help="audio beyond this size of the page is left out")
     parser.add_argument("--title", default="What merging kept", help="heading of the page")
+    parser.add_argument("--compare", nargs="+", metavar="EXP", help="instead: two or more experiment folders, each against "
+                        "the first; compare.html in --output-dir")
     add_grid_arguments(parser.add_argument_group("cells of a grid"))
 
 
@@ -41,12 +44,40 @@ def aggregated(args):
     print(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items())} of {counts.total()} cells, {len(rows)} rows")
 
 
+def compared(args):
+    from pathlib import Path
+
+    from speechmerge.files import write_text
+    from speechmerge.report import compare_page
+    from speechmerge.report.comparison import compare_experiments
+
+    found, output = compare_experiments(args.compare, args.split), Path(args.output_dir)
+    tables = [compare_page.overview(found), compare_page.only(found), compare_page.settings(found)]
+    write_items(output, [*compare_page.plots(found), *compare_page.listings(found).values(), *tables])
+    write_text(output / "compare.md", compare_page.markdown(found))
+    write_text(output / "compare.html", compare_page.render(found))
+    print(f"{output / 'compare.html'}: " + " ".join(compare_page.counts(found)))
+
+
+def write_items(output, items):
+    """Plots as PNG, and the numbers of plots and tables as CSV."""
+    from speechmerge.files import atomic_file, write_text
+
+    for item in items:
+        if hasattr(item, "png"):
+            with atomic_file(output / f"{item.name}.png", "wb") as file:
+                file.write(item.png)
+        write_text(output / f"{item.name}.csv", item.csv())
+
+
 def run(args):
     if args.aggregate:
         return aggregated(args)
+    if args.compare:
+        return compared(args)
     from pathlib import Path
 
-    from speechmerge.files import atomic_file, write_text
+    from speechmerge.files import write_text
     from speechmerge.report.contents import gather
     from speechmerge.report.page import render
     from speechmerge.report.results_md import results_markdown
@@ -54,11 +85,7 @@ def run(args):
     contents = gather(args.exp_dir, args.split, args.dev_split, args.data, args.max_examples,
                       max_bytes=int(args.max_page_mb * 1e6), title=args.title)
     output = Path(args.output_dir)
-    for item in contents.files():
-        if hasattr(item, "png"):
-            with atomic_file(output / f"{item.name}.png", "wb") as file:
-                file.write(item.png)
-        write_text(output / f"{item.name}.csv", item.csv())
+    write_items(output, contents.files())
     write_text(output / "RESULTS.md", results_markdown(contents))
     write_text(output / "index.html", render(contents))
     print(f"{output / 'index.html'}: {len(contents.results.systems)} systems, {len(contents.results.tasks)} tasks, "
