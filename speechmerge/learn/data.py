@@ -1,4 +1,5 @@
 """The examples that coefficients are learned on, and what a model says to a batch of them."""
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ class TaskData:
         self.model.equip(self.task, self.head)
         return Batch(self.model, self.task, self.labels,
                      [Item(e, self.cache.get(e, self.model.features), self.model.seconds(e)) for e in examples])
+
+    def rounds(self) -> float:
+        """Batches after which every example was there; without end where examples are drawn by weight."""
+        return math.ceil(len(self.examples) / self.size) if self.weights is None else math.inf
 
     def at(self, place: int) -> int:
         epoch, index = divmod(place, len(self.examples))

@@ -111,7 +111,8 @@ class Loop:
 
     def mean_loss(self, name: str, coefficients: Coefficients) -> float:
         with torch.no_grad(), self.bank.using(coefficients):
-            losses = [self.learner.loss(self.data[name].batch(number)).item() for number in range(self.learner.baseline_batches)]
+            rounds = min(self.learner.baseline_batches, self.data[name].rounds())
+            losses = [self.learner.loss(self.data[name].batch(number)).item() for number in range(rounds)]
         return sum(losses) / len(losses)
 
     def learn(self, state: State, stage: Stage):
