@@ -2,10 +2,10 @@
 
     accuracy      balanced: mean over classes of the share of their frames that is recognised; chance is 1 / classes
     control       the same probe on labels that mean nothing (Hewitt and Liang, arXiv 1909.03368): each phone type gets at
-                  random the class of another one, for good; one about as frequent, so that classes stay as frequent.
-                  Whoever knows the phone knows its control class, but only by heart: what sounds alike is no longer together
-    selectivity   accuracy - control. Near 0: the probe could as well have learned any grouping of the phones. Below 0:
-                  the phones of a class are told from each other more easily than from those of other classes
+                  random the class of another one, for good. Whoever knows the phone knows its control class, but only by
+                  heart: what sounds alike is no longer together
+    selectivity   accuracy - control. Near 0: the probe could as well have learned any grouping of the phones. Below 0: a
+                  random grouping is easier, as where some classes hold short phones alone (taps, glides)
 
 For words the type is the answer: control labels by word type would be the same question under other names, of selectivity 0
 whatever the states hold. Their control labels are those of other tokens, drawn once.
@@ -17,7 +17,6 @@ import numpy as np
 from speechmerge.metrics.bootstrap import interval, ratio_replicates, resample
 
 STRENGTHS = (0.001, 0.03, 1.0)  # C of scikit-learn: the inverse of the L2 penalty
-ALIKE = 6  # types next to each other in frequency, among which control labels are dealt out
 STEPS = 200  # of L-BFGS
 
 
@@ -38,12 +37,8 @@ class Question:
         rng = np.random.default_rng([seed, fold, *self.name.encode()])
         if self.types is None:
             return rng.permutation(self.labels)
-        _, first, place, counts = np.unique(self.types, return_index=True, return_inverse=True, return_counts=True)
-        given, order = self.labels[first], np.argsort(-counts, kind="stable")
-        for start in range(0, len(order), ALIKE):
-            alike = order[start : start + ALIKE]
-            given[alike] = rng.permutation(given[alike])
-        return given[place]
+        _, first, place = np.unique(self.types, return_index=True, return_inverse=True)
+        return rng.permutation(self.labels[first])[place]
 
 
 @dataclass(frozen=True)

@@ -4,39 +4,32 @@
     class_of("a", "place")        # None: vowels have no place
 
 panphon (Mortensen et al., 2016) splits an affricate without a tie bar into a stop and a fricative, and does not know
-ASCII's g; phones are put right before they are looked up. A diphthong is a vowel, of neither height nor backness.
+ASCII's g; phones are put right before they are looked up (metrics/phone_distance.py), and lose what stands for stress and
+for the colour of r, which panphon calls high. A diphthong is a vowel, of neither height nor backness.
 """
 import functools
-import re
 import unicodedata
 
 from speechmerge.errors import SpeechMergeError
+from speechmerge.metrics.phone_distance import AFFRICATE, MARKS, TIE, features
 
 PHONETIC = ("vowel", "manner", "place", "voicing", "height", "backness")
 WORD = "word"
 PROPERTIES = (*PHONETIC, WORD)
-AFFRICATES = re.compile("([tdʈɖcɟpbkɡ])([szʃʒʂʐɕʑfvxθð])")
-NAMES = {"g": "ɡ", "ɚ": "ə", "ɝ": "ɜ", "ᵻ": "ɪ"}  # as panphon writes them
-STRESS = "ˈˌ\u200d"
-
-
-@functools.lru_cache(maxsize=1)
-def feature_table():
-    try:
-        from panphon import FeatureTable
-    except ImportError as error:
-        raise SpeechMergeError("panphon is missing, whose articulatory features are probed; "
-                               "run: pip install 'speechmerge[analysis]'") from error
-    return FeatureTable()
+PASSED_OVER = "ˈˌ\u200d˞"
 
 
 @functools.lru_cache(maxsize=None)
 def segments(phone: str) -> tuple[dict[str, int], ...]:
     """panphon's features {name: -1, 0, 1} of each segment of a phone; () for what panphon does not know."""
-    text = unicodedata.normalize("NFD", "".join(NAMES.get(letter, letter) for letter in phone if letter not in STRESS))
-    tied = AFFRICATES.sub("\\1\u0361\\2", text)
-    table = feature_table()
-    return tuple(dict(zip(table.names, vector)) for vector in table.word_to_vector_list(tied, numeric=True))
+    try:
+        table = features()
+    except ImportError as error:
+        raise SpeechMergeError("panphon is missing, whose articulatory features are probed; "
+                               "run: pip install 'speechmerge[analysis]'") from error
+    plain = MARKS.get(phone, phone).translate(dict.fromkeys(map(ord, PASSED_OVER)))
+    written = AFFRICATE.sub(rf"\1{TIE}", unicodedata.normalize("NFD", plain))
+    return tuple(dict(zip(table.names, vector)) for vector in table.word_to_vector_list(written, numeric=True))
 
 
 @functools.lru_cache(maxsize=None)
