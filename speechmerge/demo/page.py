@@ -66,8 +66,7 @@ class Page:
         yield rendering.routing(heard, answers, seconds), rendering.box("note", "Listening ...")
         for answer in self.listener.answers(request, subjects or None, systems or None, cache, heard):
             answers.append(answer)
-            tables = "".join(rendering.table(subject, answers, request) for subject in self.listener.subjects.values())
-            yield rendering.routing(heard, answers, seconds), tables + rendering.timing(answers, seconds, changes, self.warm_up)
+            yield rendering.routing(heard, answers, seconds), rendering.tables(self.listener.subjects, answers, request) + rendering.timing(answers, seconds, changes, self.warm_up)
         if not answers:
             raise SpeechMergeError("No system answers this; choose more systems or tasks.")
 
@@ -88,14 +87,15 @@ def build(gradio, page: Page, about: str):
     subjects, systems = list(listener.subjects), [system.name for system in listener.systems]
     pairs = any(subject.sounds > 1 for subject in listener.subjects.values())
     asks = any(subject.task.asks for subject in listener.subjects.values())
-    with gradio.Blocks(title="SpeechMerge demo", analytics_enabled=False) as blocks:
-        gradio.HTML(f'<div class="sm-head"><h1>SpeechMerge demo</h1><p>{rendering.text(about)}</p></div>')
+    with gradio.Blocks(title="SpeechMerge demo", analytics_enabled=False, fill_width=True) as blocks:
+        shown = {"apply_default_css": False, "padding": False}
+        heard = {"sources": ["microphone", "upload"], "type": "filepath", "buttons": ["download"]}
+        gradio.HTML(f'<div class="sm-head"><h1>SpeechMerge demo</h1><p>{rendering.text(about)}</p></div>', **shown)
         with gradio.Row():
-            with gradio.Column(scale=1, min_width=330):
+            with gradio.Column(scale=2, min_width=330):
                 gradio.Markdown("### 1. Sound")
-                sound = gradio.Audio(sources=["microphone", "upload"], type="filepath", label="Record or drop a file")
-                second = gradio.Audio(sources=["microphone", "upload"], type="filepath", visible=pairs,
-                                      label="Second sound: is it the same speaker?")
+                sound = gradio.Audio(label="Record or drop a file", **heard)
+                second = gradio.Audio(label="Second sound: is it the same speaker?", visible=pairs, **heard)
                 key = gradio.Dropdown(example_choices(listener), value=None, label="Or an utterance of the data", elem_id="example")
                 language = gradio.Dropdown([("not known", "")] + [(code, code) for code in listener.known_languages()], value="",
                                            label="Language that is spoken",
@@ -105,14 +105,14 @@ def build(gradio, page: Page, about: str):
                     asked = gradio.CheckboxGroup(subjects, value=subjects, label="Tasks", visible=len(subjects) > 1)
                     chosen = gradio.CheckboxGroup(systems, value=systems, label="Systems")
                 button = gradio.Button("Listen", variant="primary", elem_id="listen")
-            with gradio.Column(scale=3, min_width=400):
+            with gradio.Column(scale=7, min_width=400):
                 gradio.Markdown("### 2. Routing")
-                routing = gradio.HTML(rendering.box("note", "Which adapters an utterance gets is shown here."))
+                routing = gradio.HTML(rendering.box("note", "Which adapters an utterance gets is shown here."), **shown)
                 gradio.Markdown("### 3. Answers")
-                answers = gradio.HTML(rendering.box("note", "What every system hears is shown here."), elem_id="answers")
+                answers = gradio.HTML(rendering.box("note", "What every system answers is shown here."), elem_id="answers", **shown)
         key.input(page.choose, [key], [sound, second, language, question], api_visibility="private", show_progress="hidden")
         for audio in (sound, second):  # a sound of one's own is no longer the listed one
-            gradio.on([audio.upload, audio.clear, audio.start_recording], lambda: None, None, key, api_visibility="private",
+            gradio.on([audio.input, audio.upload, audio.clear, audio.start_recording], lambda: None, None, key, api_visibility="private",
                       show_progress="hidden")
         button.click(page.listen, [key, sound, second, language, question, asked, chosen], [routing, answers],
                      api_name="listen", concurrency_limit=1, show_progress="minimal")
@@ -208,10 +208,12 @@ def make_server(gradio, page: Page, about: str, listening: socket.socket):
 
     no_links(gradio)
     host, number = listening.getsockname()[:2]
+    blocks = build(gradio, page, about)
     app = gradio.mount_gradio_app(
-        fastapi.FastAPI(openapi_url=None), build(gradio, page, about), path="/", server_name=host, server_port=number, footer_links=[],
+        fastapi.FastAPI(openapi_url=None), blocks, path="/", server_name=host, server_port=number, footer_links=[],
         run_history=False, show_error=False, max_file_size=UPLOAD, ssr_mode=False, pwa=False, mcp_server=False,
         enable_monitoring=False, theme=gradio.themes.Default(primary_hue="blue"), css=CSS)
+    blocks.has_launched = True  # else gradio takes any path on this machine for an upload
     return uvicorn.Server(uvicorn.Config(Guard(app), log_level="warning", timeout_graceful_shutdown=1, lifespan="on"))
 
 

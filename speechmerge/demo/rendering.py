@@ -1,16 +1,15 @@
 """What the page shows, as HTML: routing as bars and timelines, answers as tables. Everything that a model wrote is text."""
-import base64
 import html
 import math
 
 from speechmerge.demo.listener import Answer, Heard
 from speechmerge.demo.subjects import Request, Subject
 from speechmerge.report.figure import PALETTE
-from speechmerge.report.timelines import timeline_plot
 from speechmerge.report.wording import shown
+from speechmerge.route.timeline import segments_of
 
 KINDS = {"base": "base", "adapter": "adapter", "merged": "merge", "routed": "routed"}
-MOST_LABELS = 5  # bars of a label set
+MOST_LABELS = 3  # bars of a label set
 TEMPLATE = str.maketrans({char: f"&#{ord(char)};" for char in "{}$`"})  # gr.HTML reads values as templates, too
 
 
@@ -45,16 +44,26 @@ def routing(heard: list[Heard], answers: list[Answer], seconds: float) -> str:
         bars = [bar(share, colours[label], label, percent(share))
                 for label, share in sorted(one.probabilities.items(), key=lambda pair: -pair[1])]
         parts.append(f'<h4>Router {text(one.router)}: how probable is each label?</h4><div class="sm-bars">{"".join(bars)}</div>')
-        parts += [timeline(name, rows, list(one.probabilities), seconds) for name, rows in one.timelines.items()]
+        parts += [timeline(name, rows, colours, seconds) for name, rows in one.timelines.items()]
     if mixes := mix_table(answers):
         parts.append(f"<h4>What each routed system made of it</h4>{mixes}")
-    return "".join(parts)
+    return f'<div class="sm-part">{"".join(parts)}</div>'
 
 
-def timeline(name: str, rows, labels: list[str], seconds: float) -> str:
-    plot = timeline_plot(f"{name}: what is heard when", rows.numpy(), labels, seconds)
-    data = base64.b64encode(plot.png).decode()
-    return f'<img class="sm-timeline" alt="{text(plot.alt)}" src="data:image/png;base64,{data}">'
+def timeline(name: str, rows, colours: dict[str, str], seconds: float) -> str:
+    """rows: [states, labels]. From left to right the sound, from bottom to top the share of each label."""
+    parts, count = [], len(rows)
+    for place, shares in enumerate(rows.tolist()):
+        top = 100.0
+        for share, colour in zip(shares, colours.values()):
+            top -= 100 * share
+            if share >= 0.005:
+                parts.append(f'<rect x="{place}" y="{top:.1f}" width="1.02" height="{100 * share:.1f}" fill="{colour}"/>')
+    stretches = ", ".join(f"{span.label} from {span.start:.1f} to {span.end:.1f} s"
+                          for span in segments_of(rows.argmax(-1), list(colours), seconds))
+    return (f'<h4>What {text(name)} hears when</h4><svg class="sm-timeline" role="img" aria-label="{text(stretches)}" '
+            f'viewBox="0 0 {count} 100" preserveAspectRatio="none">{"".join(parts)}</svg>'
+            f'<div class="sm-axis"><span>0 s</span><span>{text(stretches)}</span><span>{seconds:.1f} s</span></div>')
 
 
 def mix_table(answers: list[Answer]) -> str:
@@ -74,6 +83,12 @@ def mix_table(answers: list[Answer]) -> str:
 # Answers
 
 
+def tables(subjects: dict[str, Subject], answers: list[Answer], request: Request) -> str:
+    """First the subject that a listed example is of."""
+    ordered = sorted(subjects.values(), key=lambda subject: request.example not in subject.examples)
+    return "".join(table(subject, answers, request) for subject in ordered)
+
+
 def table(subject: Subject, answers: list[Answer], request: Request) -> str:
     """The answers to one subject; `answers` may be those to all."""
     own = [answer for answer in answers if answer.subject == subject.name]
@@ -81,34 +96,41 @@ def table(subject: Subject, answers: list[Answer], request: Request) -> str:
         return ""
     known = subject.examples.get(request.example)
     truth = f'<p class="sm-truth">Expected: <q>{text(subject.task.written(known.target))}</q></p>' if known else ""
-    with_labels = any(answer.scores or answer.trial is not None for answer in own)
-    columns = ["system", "", "answer", *(["score per label"] if with_labels else []), *(["correct?"] if known else []),
-               "decoding", "routing", "× real time"]
-    numbers = {"decoding", "routing", "× real time", "correct?"}
-    head = "".join(f'<th{" class=sm-number" if name in numbers else ""}>{text(name)}</th>' for name in columns)
-    body = "".join(row(subject, answer, request, with_labels, known is not None) for answer in own)
-    return (f'<section class="sm-subject"><h4>{text(subject.name)}</h4>{truth}<div class="sm-scroll"><table class="sm-table">'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>")
+    columns = columns_of(subject, own, request)
+    head = "".join(f'<th class="{kind}">{text(name)}</th>' for name, kind, _ in columns)
+    body = "".join(row(answer, columns) for answer in own)
+    return (f'<section class="sm-part"><h4>{text(subject.name)}</h4>{truth}<div class="sm-scroll"><table class="sm-table">'
+            f"<thead><tr><th>system</th><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div></section>")
 
 
-def row(subject: Subject, answer: Answer, request: Request, with_labels: bool, known: bool) -> str:
-    name = f'<th class="sm-system">{text(answer.system)}</th><td><span class="sm-kind sm-{answer.kind}">{KINDS[answer.kind]}</span></td>'
+def columns_of(subject: Subject, answers: list[Answer], request: Request) -> list[tuple]:
+    """[(heading, class of its cells, answer -> HTML)]: those that have something to show."""
+    found = [("answer", "sm-text", lambda answer: written(answer, subject))]
+    if any(answer.scores or answer.trial is not None for answer in answers):
+        found.append(("probability per token", "sm-labels", label_bars))
+    if request.example in subject.examples and subject.sounds == 1:
+        metric = subject.task.metric
+        found.append((metric.upper() if len(metric) < 5 else metric, "sm-number", lambda answer: score(subject, request, answer)))
+    found.append(("decoding", "sm-number", lambda answer: f"{answer.decoding:.2f} s"))
+    if any(answer.kind == "routed" for answer in answers):
+        found.append(("routing", "sm-number", lambda answer: f"{answer.routing:.2f} s" if answer.kind == "routed" else ""))
+    return [*found, ("× real time", "sm-number", lambda answer: f"{answer.real_time_factor:.2f}")]
+
+
+def row(answer: Answer, columns: list[tuple]) -> str:
+    name = (f'<th class="sm-system" title="{text(answer.system)}">{text(answer.system)}</th>'
+            f'<td><span class="sm-kind sm-{answer.kind}">{KINDS[answer.kind]}</span></td>')
     if answer.problem:
-        width = 4 + with_labels + known
-        return f'<tr>{name}<td colspan="{width}" class="sm-none">{text(answer.problem)}</td></tr>'
-    told = f'<span class="sm-told" title="the language that the decoder was told">{text(answer.told)}</span>' if answer.told else ""
-    cells = [f'<td class="sm-text">{written(answer)} {told}</td>']
-    cells += [f"<td>{label_bars(answer)}</td>"] if with_labels else []
-    cells += [f'<td class="sm-number">{score(subject, request, answer)}</td>'] if known else []
-    routed = f"{answer.routing:.2f} s" if answer.kind == "routed" else ""
-    times = (f"{answer.decoding:.2f} s", routed, f"{answer.real_time_factor:.2f}")
-    return f'<tr>{name}{"".join(cells)}{"".join(f"""<td class="sm-number">{time}</td>""" for time in times)}</tr>'
+        return f'<tr>{name}<td colspan="{len(columns)}" class="sm-none">{text(answer.problem)}</td></tr>'
+    return f'<tr>{name}{"".join(f"""<td class="{kind}">{cell(answer)}</td>""" for _, kind, cell in columns)}</tr>'
 
 
-def written(answer: Answer) -> str:
+def written(answer: Answer, subject: Subject) -> str:
     if answer.text is None:
-        return "<i>not written</i>"
-    return text(answer.text) if answer.text else "<i>(nothing)</i>"
+        return "<i>nothing is written</i>"
+    told = answer.told and subject.task.uses_language
+    hint = f' <span class="sm-told" title="the language that the decoder was told">{text(answer.told)}</span>' if told else ""
+    return (text(answer.text) if answer.text else "<i>(nothing)</i>") + hint
 
 
 def score(subject: Subject, request: Request, answer: Answer) -> str:
@@ -116,9 +138,7 @@ def score(subject: Subject, request: Request, answer: Answer) -> str:
     if found is None:
         return ""
     metric, value = found
-    if metric == "accuracy":
-        return "✓" if value == 1 else "✗"
-    return f"{text(metric.upper())} {text(shown(value, metric))}"
+    return "✓✗"[value != 1] if metric == "accuracy" else text(shown(value, metric))
 
 
 def label_bars(answer: Answer) -> str:

@@ -66,7 +66,7 @@ def about(listener, args) -> str:
     from pathlib import Path
 
     counts = Counter(system.kind for system in listener.systems)
-    words = {"adapter": "adapters", "merged": "merges", "routed": "routed systems"}
-    there = ", ".join(f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind])
+    words = {"adapter": "adapter", "merged": "merge", "routed": "routed system"}
+    there = ", ".join(f"{counts[kind]} {word}{'s' * (counts[kind] > 1)}" for kind, word in words.items() if counts[kind])
     return (f"{Path(listener.model.source).name} on {listener.model.device}, {there or 'no adapters'} of "
             f"{Path(args.exp_dir).resolve().parent.name}/{Path(args.exp_dir).name}. Nothing leaves this machine.")
