@@ -28,6 +28,7 @@ from speechmerge.errors import SpeechMergeError
 
 SCRATCH = "from scratch"
 AT_MOST, MORE_THAN = "at most", "more than"
+SAME = 1e-9  # what two means of the same rates may differ by
 
 
 @ANALYSES.register("few_shot")
@@ -37,15 +38,20 @@ class FewShot(TrainingStudy):
     parameters = SHARED
 
     def run(self) -> Findings:
-        targets = {name: own for name, own in by_set(self.trainings()).items() if any(map(source_of, own))}
-        if not targets:
-            raise SpeechMergeError("none of the adapters was trained from another one (--init-adapter), so there is no "
-                                   "transfer to look at; name them with --adapters")
         data, plots = {}, []
-        for name, own in targets.items():
+        for name, own in by_set(self.judged()).items():
             data[name] = self.target(name, own)
             plots += pictures(name, data[name])
         return Findings({"split": self.study.split, "targets": data}, plots, lines(data))
+
+    def judged(self):
+        """Those of sets to which something was transferred; what others only started from is no point."""
+        trainings = self.trainings()
+        targets = {training.set for training in trainings if source_of(training)}
+        if not targets:
+            raise SpeechMergeError("none of the adapters was trained from another one (--init-adapter), so there is no "
+                                   "transfer to look at; name them with --adapters")
+        return [training for training in trainings if training.set in targets]
 
     def target(self, name: str, trainings) -> dict:
         largest = max((t.record["utterances"] for t in trainings if not source_of(t)), default=0)
@@ -97,11 +103,11 @@ def value_of(decoded, reading: str) -> float:
 
 def crossing(shares, values, goal: float) -> tuple[float, str | None]:
     """(smallest share at which u reaches the goal, None or which bound it is). shares: ascending."""
-    if values[0] >= goal:
-        return shares[0], AT_MOST if values[0] > goal else None
+    if values[0] >= goal - SAME:
+        return shares[0], AT_MOST if values[0] > goal + SAME else None
     for place in range(1, len(shares)):
         low, high = values[place - 1], values[place]
-        if high >= goal:
+        if high >= goal - SAME:
             part = (goal - low) / (high - low)
             return math.exp(math.log(shares[place - 1]) * (1 - part) + math.log(shares[place]) * part), None
     return shares[-1], MORE_THAN

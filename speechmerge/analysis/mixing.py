@@ -148,8 +148,8 @@ def lines(data: dict) -> list[str]:
             often = entry["best_in"][f"{entry['share']:g}"]
             low, high = (100 * end for end in entry["ci"])
             found.append(f"{name}, {domain}: best {about['metric']} {written(entry['value'])} with "
-                         f"{100 * entry['share']:.0f} % {about['corpus']}, in {100 * often:.0f} % of the resampled test "
-                         f"sets; 95 %: {low:.0f} to {high:.0f} %")
+                         f"{100 * entry['share']:.0f} % {about['corpus']}, in {100 * often:.0f} % of the resampled "
+                         f"test sets; 95 %: {low:.0f} to {high:.0f} %")
         hours = [p["hours"] for p in points]
         if max(hours) > UNEVEN * min(hours):
             found.append(f"{name}: the trainings have {min(hours):g} to {max(hours):g} hours: not their ratio alone "

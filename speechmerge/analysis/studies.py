@@ -81,15 +81,20 @@ class TrainingStudy(Analysis):
         from speechmerge.analysis.base import DECIDING
         from speechmerge.data.directory import DataDir
 
-        study, sets = self.study, sorted({training.set for training in self.trainings()})
+        study, trainings = self.study, self.judged()
+        sets = sorted({training.set for training in trainings})
         prints = [DataDir.read(Path(study.args.data) / name / split).fingerprint()
                   for name in sets for split in self.splits()]
-        records = [fingerprint(training.record) for training in self.trainings()]
+        records = [fingerprint(training.record) for training in trainings]
         return fingerprint([study.base_fingerprint(), self.splits(), sets, prints, records,
                             {name: getattr(study.args, name) for name in DECIDING}])
 
     def splits(self) -> list[str]:
         return [self.study.split]
+
+    def judged(self) -> list[Training]:
+        """Those of the adapters that are points of the study."""
+        return self.trainings()
 
     def trainings(self) -> list[Training]:
         """Raises SpeechMergeError for an adapter without record, or of another base than the first."""
