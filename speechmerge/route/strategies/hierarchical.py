@@ -1,7 +1,6 @@
 import torch
 
-from speechmerge.errors import UsageError
-from speechmerge.registry import nearest
+from speechmerge.families import groups
 from speechmerge.route.strategies import STRATEGIES
 from speechmerge.route.strategies.base import Strategy, best
 
@@ -18,13 +17,7 @@ class Hierarchical(Strategy):
 
     def check(self):
         self.need("within", self.within in ("soft", "hard"), "soft or hard")
-        named = [label for labels in self.tree.values() for label in labels]
-        for label in named:
-            if label not in self.labels:
-                raise UsageError(f"routing strategy hierarchical: tree names {label!r}; {nearest(label, self.labels)}")
-            if named.count(label) > 1:
-                raise UsageError(f"routing strategy hierarchical: tree names {label!r} twice")
-        families = [*self.tree.values(), *([label] for label in self.labels if label not in named)]
+        families = groups(self.tree, self.labels, "routing strategy hierarchical: tree").values()
         self.members = torch.tensor([[float(label in family) for label in self.labels] for family in families])
 
     def weights(self, probabilities, truth=None):
