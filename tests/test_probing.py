@@ -24,7 +24,7 @@ from speechmerge.corpora.mini.render import begin, render_all
 from speechmerge.corpora.mini.speech import Delivery, Synthesizer
 from speechmerge.data.audio import read_audio
 from speechmerge.data.batching import FeatureCache
-from speechmerge.data.directory import DataDir
+from speechmerge.data.directory import DataDir, Trial
 from speechmerge.errors import SpeechMergeError
 from speechmerge.models.base import load_model
 from speechmerge.systems import register_adapter
@@ -405,14 +405,26 @@ def test_the_verb_probes_base_and_adapter(recipe, spoken, capsys):
     assert probe(recipe, spoken) == 0 and "kept" in capsys.readouterr().out
 
 
+def test_sets_of_pairs_are_passed_over(recipe, spoken, tmp_path, capsys):
+    """Trials have no times of phones: of speaker verification alone there is nothing to probe."""
+    ids = sorted(spoken.utterances)[:8]
+    trials = [Trial(f"t{n}", ids[n], ids[n + 1], n % 2 == 0) for n in range(6)]
+    DataDir(tmp_path / "speaker_ver/dev", {id: spoken.utterances[id] for id in ids}, None, trials).write()
+    options = "{properties: vowel, sets: speaker_ver, repetitions: 10}"
+    assert probe(recipe, spoken, "--data", tmp_path, "--task", "speaker_ver", name="pairs", options=options) == 1
+    assert "no set of speaker_ver has examples of one utterance" in capsys.readouterr().err
+
+
 def test_other_times_are_another_result(recipe, spoken, capsys):
     write_times(spoken.path, {id: Times((Piece(0.3, 0.4, "s"),)) for id in spoken.utterances})
-    options = "{properties: vowel manner, max_frames: 700, repetitions: 50}"
     try:
-        assert probe(recipe, spoken, options=options) == 1  # not kept: the files count
+        assert probe(recipe, spoken) == 1  # not kept: the files count
         assert "none of vowel, manner has two classes" in capsys.readouterr().err
         write_times(spoken.path, {id: Times((Piece(30.0, 40.0, "s"),)) for id in spoken.utterances})
         assert probe(recipe, spoken) == 1
+        write_times(spoken.path, {id: Times((Piece(0.2, 0.4, "AA1"), Piece(0.4, 0.6, "Q"))) for id in spoken.utterances})
+        capsys.readouterr()
+        assert probe(recipe, spoken) == 1 and "no IPA: AA1 Q" in capsys.readouterr().err
         write_times(spoken.path, {"somebody-else": Times((Piece(0.3, 0.4, "s"),))})
         assert probe(recipe, spoken) == 1 and "has no utterance of" in capsys.readouterr().err
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from speechmerge.analysis.base import ANALYSES, Analysis, Findings, table
-from speechmerge.analysis.probing_targets import PROPERTIES, WORD, class_of
+from speechmerge.analysis.probing_targets import PROPERTIES, WORD, class_of, segments
 from speechmerge.analysis.representations import encoder_layers
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import fingerprint, sha256_file
@@ -50,7 +50,7 @@ class Probing(Analysis):
         from speechmerge.systems import BASE, System
 
         study, names = self.study, self.properties()
-        sounds = [self.sound(name, task) for name, task in study.sets(self.values["sets"]).items()]
+        sounds = self.sounds()
         layers = encoder_layers(study.model, self.values["layers"])
         samples, step = self.samples(sounds, layers[0])
         panel = Panel(names, samples, self.values)
@@ -60,7 +60,7 @@ class Probing(Analysis):
         data = {"split": study.split, "systems": [BASE, *study.names], "layers": layers, "step_ms": round(1000 * step, 3),
                 "utterances": len(samples), "frames": len(panel.phones), "alignment": {one.name: one.source for one in sounds},
                 "kept_together": panel.units, "resampled": panel.resampled, "properties": panel.results,
-                "not_asked": sorted(set(names) - set(panel.results))}
+                "unknown_phones": panel.unknown, "not_asked": sorted(set(names) - set(panel.results))}
         return Findings(data, pictures(data), lines(data))
 
     def properties(self) -> list[str]:
@@ -68,6 +68,14 @@ class Probing(Analysis):
         if unknown := [word for word in words if word not in PROPERTIES]:
             raise UsageError(f"options.properties: unknown property {unknown[0]!r}; {nearest(unknown[0], PROPERTIES)}")
         return words
+
+    def sounds(self) -> list:
+        """Of the sets whose examples are single utterances; pairs and trials have no phones of one time."""
+        found = {name: self.sound(name, task) for name, task in self.study.sets(self.values["sets"]).items()}
+        if not any(found.values()):
+            raise SpeechMergeError(f"{self.study.args.data}: no set of {', '.join(found)} has examples of one utterance, whose "
+                                   "phones have times; choose others by --options sets")
+        return [sound for sound in found.values() if sound]
 
     def sound(self, name: str, task):
         from speechmerge.alignment.data import times_of_data
@@ -81,8 +89,7 @@ class Probing(Analysis):
         whole = DataDir.read(Path(study.args.data) / name / study.split)
         examples = [one for one in task.examples(DataDir.read(root / name / split)) if one.id in whole.utterances]
         if not examples:
-            raise SpeechMergeError(f"{whole.path}: the task {task.name} has no examples of one utterance, whose phones have "
-                                   "times; choose other --options sets")
+            return None
         times, source = times_of_data(whole, [one.id for one in examples])
         examples = [one for one in examples if one.id in times and model.seconds(one) <= model.full_seconds]
         speakers = {id: utterance.speaker for id, utterance in whole.utterances.items()}
@@ -120,10 +127,12 @@ class Panel:
         self.words = [word for sample in kept for _, _, word in sample.words]
         self.of_phones = np.repeat(np.arange(len(kept)), [len(sample.phones) for sample in kept])
         self.of_words = np.repeat(np.arange(len(kept)), [len(sample.words) for sample in kept])
+        self.unknown = sorted({phone for phone in self.phones if not segments(phone)})
         self.asked = {name: found for name in names if (found := self.question(name))}
         if not self.asked:
+            odd = f" (no IPA: {' '.join(self.unknown[:8])})" if self.unknown else ""
             raise SpeechMergeError(f"probing: none of {', '.join(names)} has two classes of {FEWEST} frames or words in "
-                                   f"{len(kept)} utterances; give more with --options max_samples, max_frames")
+                                   f"{len(kept)} utterances{odd}; give more with --options max_samples, max_frames")
         self.judges = {name: Judgement(question, speakers, values["repetitions"], values["seed"])
                        for name, (question, _) in self.asked.items()}
         self.resampled = next(iter(self.judges.values())).unit

@@ -27,9 +27,13 @@ def segments(phone: str) -> tuple[dict[str, int], ...]:
     except ImportError as error:
         raise SpeechMergeError("panphon is missing, whose articulatory features are probed; "
                                "run: pip install 'speechmerge[analysis]'") from error
-    plain = MARKS.get(phone, phone).translate(dict.fromkeys(map(ord, PASSED_OVER)))
-    written = AFFRICATE.sub(rf"\1{TIE}", unicodedata.normalize("NFD", plain))
+    plain = bare(phone)
+    written = AFFRICATE.sub(rf"\1{TIE}", unicodedata.normalize("NFD", bare(MARKS.get(plain, plain))))
     return tuple(dict(zip(table.names, vector)) for vector in table.word_to_vector_list(written, numeric=True))
+
+
+def bare(phone: str) -> str:
+    return phone.translate(dict.fromkeys(map(ord, PASSED_OVER)))
 
 
 @functools.lru_cache(maxsize=None)
