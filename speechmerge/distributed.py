@@ -2,9 +2,10 @@
 
     world = World.of_environment()            # rank 0 of 1 where nobody has started several
     with world.together("decode"):            # everybody leaves this block at the same time, or with an error
-        ...
+        everything = [part for share in gathered(mine) for part in share]
 
-Each process takes its share (rank of size) and its own GPU. Results meet in files; the processes only wait for each other.
+Each process takes its share (rank of size) and its own GPU. What is decoded meets in files, what is trained in gradients;
+the first process (rank 0) alone writes what is one for all.
 """
 import contextlib
 import os
@@ -22,6 +23,10 @@ class World:
     rank: int = 0
     size: int = 1
     local: int = 0  # rank on this machine
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
 
     @classmethod
     def of_environment(cls) -> "World":
@@ -49,19 +54,30 @@ class World:
         return f"cuda:{self.local}"
 
     @contextlib.contextmanager
-    def together(self, verb: str):
-        """At the end of the block everybody waits for the others. SpeechMergeError where one of them is gone."""
+    def together(self, verb: str, device: str = "cpu"):
+        """At the end of the block everybody waits for the others. SpeechMergeError where one of them is gone.
+
+        device: of this process; tensors on GPUs are exchanged by NCCL, everything else by gloo.
+        """
         if self.size == 1:
             yield
             return
+        import torch
         import torch.distributed as group
 
-        group.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=LONGEST)
+        if group.is_initialized():  # within another such block
+            yield
+            return
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        group.init_process_group(backend, rank=self.rank, world_size=self.size, timeout=LONGEST)
         try:
             yield
             group.barrier()
         except RuntimeError as error:
-            if "gloo" not in str(error) and "onnection" not in str(error):
+            lost = isinstance(error, group.DistError) or "gloo" in str(error) or "onnection" in str(error)
+            if not lost:
                 raise
             raise SpeechMergeError(f"{verb}: another process has ended before its share was done; run the same command "
                                    "again, only what is missing is done") from error
@@ -69,8 +85,12 @@ class World:
             group.destroy_process_group()
 
 
-def alone(verb: str, instead: str):
-    """Raises UsageError where torchrun has started several processes for a verb that runs in one."""
-    world = World.of_environment()
-    if world.size > 1:
-        raise UsageError(f"{verb}: runs in one process, found WORLD_SIZE {world.size}; {instead}")
+def gathered(value) -> list:
+    """`value` of every process, by rank; in one process [value]. All of them must call it."""
+    import torch.distributed as group
+
+    if not group.is_available() or not group.is_initialized():
+        return [value]
+    found = [None] * group.get_world_size()
+    group.all_gather_object(found, value)
+    return found

@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_tones, tiny_whisper
 
 from speechmerge.cli import main
-from speechmerge.distributed import World, alone
+from speechmerge.distributed import World
 from speechmerge.errors import UsageError
 from speechmerge.systems import register_adapter
 
@@ -102,7 +102,6 @@ def test_the_place_of_a_process(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     assert World.of_environment() == World(0, 1, 0) and World().device("auto") == "auto"
-    alone("train", "")
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     world = World.of_environment()
@@ -112,8 +111,6 @@ def test_the_place_of_a_process(monkeypatch):
     assert world.device("auto") == "cuda:1" and world.device("cuda:0") == "cuda:0"
     with pytest.raises(UsageError, match="process 2 of this machine has no GPU of its own, there are 2"):
         World(2, 4, 2).device("auto")
-    with pytest.raises(UsageError, match="train: runs in one process, found WORLD_SIZE 4; do so"):
-        alone("train", "do so")
     monkeypatch.setenv("RANK", "4")
     with pytest.raises(UsageError, match="RANK 4 of WORLD_SIZE 4"):
         World.of_environment()
@@ -126,10 +123,3 @@ def test_shards_and_torchrun_exclude_each_other(recipe, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(words(recipe, "exp", "--shard", "1/2")) == 2 and "use one of them" in capsys.readouterr().err
-
-
-def test_training_runs_in_one_process(recipe, monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["train", "--task", "kws", "--model", str(recipe / "base"), "--data", str(recipe / "data/kws/test")]) == 2
-    assert "train: runs in one process, found WORLD_SIZE 2; larger batches are made with --accumulation" in capsys.readouterr().err

@@ -1,4 +1,8 @@
-"""speechmerge train --task kws --model egs/mini/base --data data/kws/train --dev data/kws/dev [--rank 8]"""
+"""speechmerge train --task kws --model egs/mini/base --data data/kws/train --dev data/kws/dev [--rank 8]
+
+On several GPUs: torchrun --nproc_per_node=2 -m speechmerge train ... The processes share every batch, so that what is
+learnt is the same for any number of them.
+"""
 from speechmerge.models.options import add_model_arguments
 from speechmerge.options import CommaList, boolean
 from speechmerge.stages.decode import add_task_arguments
@@ -73,9 +77,9 @@ def add_stable_arguments(group):
 def add_schedule_arguments(group):
     group.add_argument("--epochs", type=float, default=3.0, help="passes over the data")
     group.add_argument("--max-steps", type=int, default=-1, help="optimizer steps, instead of --epochs")
-    group.add_argument("--batch-size", type=int, default=16, help="utterances per forward pass")
+    group.add_argument("--batch-size", type=int, default=16, help="utterances per forward pass, of all processes together")
     group.add_argument("--batch-seconds", type=float, default=0.0,
-                       help="seconds of padded audio per forward pass, instead of --batch-size; 0: not")
+                       help="seconds of padded audio, instead of --batch-size; 0: not")
     group.add_argument("--unfreeze-every", type=float, default=0.0, metavar="SHARE",
                        help="gradual unfreezing, the top block first: one more after each such share of all steps; from 1 "
                        "on: number of steps; 0: all learn from the start")
@@ -122,7 +126,7 @@ def run(args):
     from pathlib import Path
 
     from speechmerge.data.directory import DataDir
-    from speechmerge.distributed import alone
+    from speechmerge.distributed import World
     from speechmerge.errors import UsageError
     from speechmerge.models.options import configured, model_from
     from speechmerge.systems import register_adapter
@@ -130,8 +134,10 @@ def run(args):
     from speechmerge.train.again import kept
     from speechmerge.train.mix import check_mix
 
-    alone("train", "larger batches are made with --accumulation, large models spread with --device-map auto")
     check_mix(args.mix)
+    world = World.of_environment()
+    if world.size > 1 and args.device_map:
+        raise UsageError("--device-map spreads a model over the GPUs that torchrun gives one to each process; use one of them")
     for name in args.report_to:
         if name not in REPORTS:
             raise UsageError(f"--report-to: found {name!r}, expected {' or '.join(REPORTS)}")
@@ -144,13 +150,18 @@ def run(args):
     output_dir = Path(args.output_dir or Path(args.exp_dir) / args.task / name)
     data, dev = DataDir.read(args.data), DataDir.read(args.dev) if args.dev else None
     if record := kept(args, task, data, dev, output_dir, options):
-        register_adapter(args.exp_dir, name, output_dir, task.name)
+        if world.first:
+            register_adapter(args.exp_dir, name, output_dir, task.name)
         record = {**record, "kept": True}
     else:
         from speechmerge.train.run import train  # with torch, which takes seconds
 
-        record = train(model_from(args), task, data, dev, output_dir, options, name=name, exp_dir=args.exp_dir,
-                       reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
+        args.device = world.device(args.device)
+        with world.together("train", args.device):
+            record = train(model_from(args), task, data, dev, output_dir, options, name=name, exp_dir=args.exp_dir,
+                           reports=args.report_to, force=args.force, keep_checkpoints=args.keep_checkpoints)
+    if not world.first:
+        return
     result = f"  dev {task.metric} {record['dev'][task.metric]:.4f}" if record["dev"] else ""
     before = "already trained with the same data and options (--force true trains again), " if record.get("kept") else ""
     print(f"{output_dir}: {before}{record['utterances']} utterances, step {record['step']} of {record['steps']}{result}")

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from speechmerge.data.directory import DataDir
+from speechmerge.distributed import World, gathered
 from speechmerge.done import is_done, mark_done
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import atomic_dir, read_json, write_json, write_text
@@ -36,38 +37,42 @@ def train(model: SpeechModel, task, train_data: DataDir, dev_data: DataDir | Non
           *, name: str | None = None, exp_dir="exp", reports=(), force=False, keep_checkpoints=False) -> dict:
     """Train one adapter and return its record (speechmerge.json), with "kept" where it was done before with the same inputs.
 
-    A run that was killed goes on from its last checkpoint, with the same steps on the same data.
+    A run that was killed goes on from its last checkpoint, with the same steps on the same data. Of several processes
+    (see speechmerge.distributed) all call it, and the first one writes.
     """
-    output_dir, name = Path(output_dir), name or task.name
+    output_dir, name, world = Path(output_dir), name or task.name, World.of_environment()
     task.adapt(model)
     key = run_key(model, task, train_data, dev_data, options)
-    if is_done(output_dir, key) and not force:
+    done = gathered(is_done(output_dir, key) and not force)[0]
+    if done and world.first:
         register_adapter(exp_dir, name, output_dir, task.name)
+    if done:
         return {**read_json(output_dir / RECORD), "kept": True}
-    checkpoints = start_folder(output_dir, key, force)
-    with log_file(output_dir / "train.log"):
+    checkpoints = output_dir / "checkpoints"
+    if world.first:
+        start_folder(checkpoints, key, force)
+    with log_file(output_dir / "train.log") if world.first else silence():
         trainer = make_trainer(model, task, train_data, dev_data, checkpoints, options, reports)
         if options.save_at:
             keep_early(trainer, output_dir, lambda step: make_record(model, task, train_data, trainer, step, options))
         best = run_trainer(trainer, checkpoints)
         step = int(best.name.rsplit("-", 1)[1])
         record = make_record(model, task, train_data, trainer, step, options)
-    finish(output_dir, best, record, key, keep_checkpoints)
-    register_adapter(exp_dir, name, output_dir, task.name)
+    if world.first:
+        finish(output_dir, best, record, key, keep_checkpoints)
+        register_adapter(exp_dir, name, output_dir, task.name)
     return record
 
 
-def start_folder(output_dir: Path, key: str, force: bool) -> Path:
-    """The checkpoint folder of this run; what an earlier run with other inputs left behind is deleted."""
-    checkpoints = output_dir / "checkpoints"
-    key_file = checkpoints / "key"
+def start_folder(checkpoints: Path, key: str, force: bool):
+    """Make ready for this run's checkpoints; what an earlier run with other inputs left behind is deleted."""
+    output_dir, key_file = checkpoints.parent, checkpoints / "key"
     if force or not key_file.is_file() or key_file.read_text().strip() != key:
         for stale in (checkpoints, output_dir / "tensorboard", *output_dir.glob("at_*")):
             shutil.rmtree(stale, ignore_errors=True)
         for file in [*output_dir.glob("*.safetensors"), output_dir / "done.json", output_dir / "train.log"]:
             file.unlink(missing_ok=True)
         write_text(key_file, key + "\n")
-    return checkpoints
 
 
 @contextlib.contextmanager
@@ -88,6 +93,18 @@ def log_file(path: Path):
         handler.close()
 
 
+@contextlib.contextmanager
+def silence():
+    """Of several processes one logs."""
+    logger = logging.getLogger("speechmerge")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def make_trainer(model: SpeechModel, task, train_data, dev_data, checkpoints: Path, options: TrainOptions, reports):
     from speechmerge.train.lora import check_heads, prepare, trained_parameters
     from speechmerge.train.mix import training_examples
@@ -105,7 +122,10 @@ def make_trainer(model: SpeechModel, task, train_data, dev_data, checkpoints: Pa
     log.info("%s: %d utterances, %d of the dev set, %d trained parameters, base %s", task.name, len(examples), len(dev),
              trained_parameters(model), model.source)
     trainer = TaskTrainer(model, task, examples, dev, task.labels(train_data), options, checkpoints, reports)
-    if options.sample_steps:
+    if trainer.world.size > 1:
+        log.info("%d processes share each batch of %s", trainer.world.size,
+                 f"{options.batch_seconds:g} s" if options.batch_seconds else f"{options.batch_size} utterances")
+    if options.sample_steps and trainer.world.first:
         trainer.add_callback(Samples(trainer, checkpoints.parent))
     return trainer
 
@@ -115,6 +135,8 @@ def keep_early(trainer, output_dir: Path, record):
     from speechmerge.train.schedule import Early
 
     def keep(step: int):
+        if not trainer.world.first:
+            return
         with atomic_dir(output_dir / f"at_{step}") as folder:
             trainer.speech.save(folder)
             write_json(folder / RECORD, record(step))
@@ -150,7 +172,7 @@ def run_trainer(trainer, checkpoints: Path) -> Path:
 
     from speechmerge.train.trainer import stopped_early
 
-    last = last_checkpoint(checkpoints)
+    last = gathered(last_checkpoint(checkpoints) if trainer.world.first else None)[0]
     if last:
         trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
         log.info("going on from step %d", trainer.state.global_step)
@@ -184,17 +206,26 @@ def make_record(model: SpeechModel, task, train_data: DataDir, trainer, step: in
         "dev": {task.metric: dev["eval_value"], "loss": dev["eval_loss"], "n": len(trainer.dev)} if dev else {},
         "settings": task.settings(), "tuning": options.tuning, "step": step, "steps": trainer.state.global_step,
         "utterances": len(trainer.train_dataset), "data": str(train_data.path), "options": options.deciding(),
+        "batch": batch_of(options, trainer.world.size),
         "audio_context": {"kind": model.context.kind, "min": model.context.minimum, "step": model.context.step},
         **({"init_adapter": options.init_adapter} if options.init_adapter else {}), **origin(options), **provenance(),
     }
+
+
+def batch_of(options: TrainOptions, processes: int) -> dict:
+    """What an optimizer step sees, of all processes together, and in how many forward passes each of them."""
+    size = {"seconds": options.batch_seconds} if options.batch_seconds else {"utterances": options.batch_size}
+    return {**{unit: amount * options.accumulation for unit, amount in size.items()}, "passes": options.accumulation,
+            "processes": processes}
 
 
 def finish(output_dir: Path, best: Path, record: dict, key: str, keep_checkpoints: bool):
     """Weights first, done.json last: a folder is finished when that is there. A kill in between costs nothing."""
     from speechmerge.train.trainer import COMPLETE
 
-    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json", COMPLETE}
-    outputs = [file.name for file in sorted(best.iterdir()) if file.is_file() and file.name not in state]
+    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", COMPLETE}
+    outputs = [file.name for file in sorted(best.iterdir()) if file.is_file() and file.name not in state
+               and not file.name.startswith("rng_state")]  # of several processes rng_state_<rank>.pth
     for file in outputs:
         beside = output_dir / f".{file}.part"
         shutil.copyfile(best / file, beside)

@@ -43,8 +43,18 @@ class Pull:
         self.pairs = [(parameter, parameter.detach().clone()) for parameter in parameters if parameter.requires_grad]
 
     def __call__(self) -> torch.Tensor:
-        learning = [(parameter, start) for parameter, start in self.pairs if parameter.requires_grad]
-        return sum((parameter - start).float().square().sum() for parameter, start in learning)
+        return sum(((parameter - start).float().square().sum() for parameter, start in self.learning()), torch.zeros(()))
+
+    def learning(self) -> list[tuple]:
+        """(parameter, where it started) of those that take gradients now."""
+        return [(parameter, start) for parameter, start in self.pairs if parameter.requires_grad]
+
+    @torch.no_grad()
+    def add_gradients(self, factor: float):
+        """Those of factor * |theta - theta_0|^2, added to what the parameters have."""
+        for parameter, start in self.learning():
+            gradient = 2 * factor * (parameter - start)
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 class Early(TrainerCallback):
