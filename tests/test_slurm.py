@@ -1,8 +1,9 @@
-"""utils/slurm.sh and utils/grid.sh on a real Slurm of one node, which tools/slurm_local.sh starts for these tests.
+"""utils/slurm.sh and utils/grid.sh on a real Slurm of two nodes, both this machine, which tools/slurm_local.sh starts.
 
 Skipped only where Slurm is not installed and cannot be. The commands are cheap: what they would train is tested
 elsewhere.
 """
+import contextlib
 import csv
 import os
 import shutil
@@ -14,22 +15,27 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny import tiny_tones, tiny_whisper
+
+from speechmerge.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL, SLURM = ROOT / "tools/slurm_local.sh", ROOT / "utils/slurm.sh"
 
 
 def free_ports() -> int:
-    """The first of two ports in a row that nobody uses."""
+    """The first of three ports in a row that nobody uses."""
     for _ in range(50):
-        with socket.socket() as one, socket.socket() as two:
+        with contextlib.ExitStack() as stack:
+            one, *others = (stack.enter_context(socket.socket()) for _ in range(3))
             one.bind(("127.0.0.1", 0))
             try:
-                two.bind(("127.0.0.1", one.getsockname()[1] + 1))
-            except OSError:
+                for number, other in enumerate(others, one.getsockname()[1] + 1):
+                    other.bind(("127.0.0.1", number))
+            except (OSError, OverflowError):
                 continue
             return one.getsockname()[1]
-    raise AssertionError("no two free ports in a row")
+    raise AssertionError("no three free ports in a row")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def cluster():
     state = tempfile.mkdtemp(prefix="slurm", dir="/tmp")  # short: the path of a socket has at most 107 bytes
     os.chmod(state, 0o755)
     environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin", "SPEECHMERGE_SLURM": state,
-                   "SPEECHMERGE_SLURM_CPUS": "4",
+                   "SPEECHMERGE_SLURM_CPUS": "4", "SPEECHMERGE_SLURM_NODES": "2",
                    "SPEECHMERGE_SLURM_PORT": str(free_ports()), "SLURM_CONF": f"{state}/slurm.conf",
                    "OMP_NUM_THREADS": "1"}
     try:
@@ -177,6 +183,57 @@ def test_what_slurm_refuses_is_said(shell):
     assert not shell.jobs()
 
 
+ASKED = """
+all: {comment: study, nice: 10, exclude: node2, nodelist: node1, mail_user: me@example.org, partition: main, qos: normal,
+      account: lab, array_limit: 3, extra: [--exclusive]}
+cpu: {mem: 100M, time: "0:30"}
+"""
+
+
+def test_slurm_understands_every_option(shell):
+    """What can only be had on other clusters is refused by its name, not as an option that there is none of."""
+    (shell.folder / "asked.yaml").write_text(ASKED)
+    words = shell.run("python", "-m", "speechmerge.grid.slurm_options", "asked.yaml", "--num-threads", "2", "--requeue")
+    limit, *options = words.stdout.splitlines()
+    assert limit == "3" and len(options) == 13
+    found = shell.run("sbatch", "--test-only", f"--array=1-9%{limit}", *options, "--wrap", "true")
+    assert found.returncode == 0 and "using 4 processors on nodes node1 in partition main" in found.stderr
+    found = shell.run("sbatch", "--test-only", "--nodes=2", "--ntasks-per-node=1", "--wrap", "true")
+    assert found.returncode == 0 and "on nodes node[1-2]" in found.stderr
+    for option, reason in (("constraint: a100", "Invalid feature"), ("reservation: mine", "reservation is invalid"),
+                           ("gres: 'gpu:a100:1'", "Invalid generic resource")):
+        (shell.folder / "asked.yaml").write_text(f"gpu: {{gres: '', {option}, mem: 10M, time: '1:00'}}")
+        found = shell.run(SLURM, "--gpu", "1", "--config", "asked.yaml", "x.log", "true")
+        assert found.returncode == 1 and reason in found.stderr, found.stderr
+
+
+TRAINING = """
+phases:
+  train:
+    axes: {language: [it]}
+    commands:
+      - [torchrun.sh, --processes, "{processes}", train, --task, kws, --name, "{language}", --model, base, --data, data,
+         --audio-context, dynamic, --audio-context-min, 0.5, --rank, 2, --batch-size, 6, --max-steps, 2, --report-to,
+         --exp-dir, "{exp_dir}", --output-dir, "{exp_dir}/{language}", --device, "{device}"]
+    outputs: ["{exp_dir}/{language}/done.json"]
+    resources: {mem: 10M, nodes: 2, processes: 1}
+"""
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_adapter(shell):
+    tiny_whisper(shell.folder / "base")
+    tiny_tones(shell.folder / "data", n=6)
+    (shell.folder / "grid.yaml").write_text(TRAINING)
+    result = shell.run(ROOT / "utils/grid.sh", "grid.yaml", "--backend", "slurm", timeout=280)
+    log = shell.text("exp/grid/grid/train/log/it.log")
+    assert result.returncode == 0, result.stderr + log
+    assert "2 processes share each batch of 6 utterances" in log and log.count("it: 6 utterances, step 2 of 2") == 1
+    assert read_json(shell.folder / "exp/it/speechmerge.json")["batch"]["processes"] == 2
+    assert "train --task kws" in shell.run(ROOT / "utils/grid.sh", "grid.yaml", "--dry-run", "true").stdout
+    assert "nothing to run" in grid(shell).stderr
+
+
 GRID = """
 values: {seconds: 0}
 phases:
@@ -203,6 +260,12 @@ CELLS = [f"out/{model}_{language}" for model in "ab" for language in ("hi", "it"
 
 def grid(shell, *options):
     return shell.run(ROOT / "utils/grid.sh", "grid.yaml", "--backend", "slurm", *options)
+
+
+def finished_cells(shell) -> dict:
+    """When each of them was done, as its file says and as the disk does."""
+    return {path.parent.name: (path.stat().st_mtime_ns, path.read_bytes())
+            for path in shell.folder.glob("exp/grid/grid/*/cells/*/done.json")}
 
 
 def runs(shell) -> list[int]:
@@ -240,12 +303,19 @@ def test_a_grid_goes_on_after_scancel_in_the_middle(shell):
     assert "nothing to run, jobs" in grid(shell, "--wait", "false", "--param",
                                           "seconds=1").stderr  # not submitted twice
     wait_for(lambda: len(list(shell.folder.glob("exp/grid/grid/train/cells/*/done.json"))) >= 2)
-    shell.run("scancel", "--me")
-    wait_for(lambda: not shell.jobs())
-    before = runs(shell)
+    shell.run("scancel", submitted[0])
+    wait_for(lambda: not shell.jobs())  # what waited for it (DependencyNeverSatisfied) is gone, too
+    before, kept = runs(shell), finished_cells(shell)
     finished = [(shell.folder / cell / "r.json").exists() for cell in CELLS]
     assert 2 <= sum(finished) < 4 and not (shell.folder / "merged.ties").exists()
+    state = shell.run(ROOT / "utils/jobs.sh", "grid.yaml", "--param", "seconds=1").stdout
+    assert f"grid train: {len(kept)} done" in state and "grid merge: 1 missing of 1" in state
+    table = shell.run("python", "-m", "speechmerge", "report", "--aggregate", "grid.yaml", "--param", "seconds=1")
+    assert table.returncode == 0, table.stderr
+    rows = list(csv.DictReader((shell.folder / "exp/grid/grid/results.csv").open()))
+    assert sum(row["wer"] == "0.08" for row in rows) == len(kept) < 4
     result = grid(shell, "--param", "seconds=1")
     assert result.returncode == 0, result.stderr
+    assert kept.items() <= finished_cells(shell).items() and len(finished_cells(shell)) == 5
     assert all(now == then for now, then, done in zip(runs(shell), before, finished) if done)
     assert all((shell.folder / cell / "r.json").exists() for cell in CELLS) and shell.text("merged.ties")

@@ -7,14 +7,17 @@
 #
 # It has a munge key, a socket and ports of its own, and leaves a Slurm that is already on the machine alone. Its folder:
 # SPEECHMERGE_SLURM (default /var/tmp/speechmerge-slurm, which every user can reach), with port SPEECHMERGE_SLURM_PORT and the
-# one after it, and SPEECHMERGE_SLURM_CPUS cores (default: what there is; more than that share them). Mails are lines of
-# log/mail.log there.
+# ones after it, and SPEECHMERGE_SLURM_CPUS cores (default: what there is; more than that share them). Mails are lines of
+# log/mail.log there. SPEECHMERGE_SLURM_NODES=2: this machine is two nodes, node1 and node2, each with these cores, no GPUs.
 set -euo pipefail
 
 state=${SPEECHMERGE_SLURM:-/var/tmp/speechmerge-slurm}
 export SLURM_CONF=$state/slurm.conf PATH=$PATH:/usr/sbin:/sbin
-port=${SPEECHMERGE_SLURM_PORT:-16817} # of slurmctld; slurmd has the next
+port=${SPEECHMERGE_SLURM_PORT:-16817} # of slurmctld; those of slurmd are the next
 cpus=${SPEECHMERGE_SLURM_CPUS:-$(nproc)}
+nodes=()
+for ((number = 1; number <= ${SPEECHMERGE_SLURM_NODES:-1}; number++)); do nodes+=("node$number"); done
+if ((${#nodes[@]} == 1)); then nodes=("$(hostname -s)"); fi
 
 fail() {
     printf 'slurm_local.sh: %s\n' "$*" >&2
@@ -34,11 +37,11 @@ install_packages() {
 }
 
 write_configuration() {
-    local memory gpus
+    local memory gpus number
     memory=$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo)
     gpus=$({ nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true; } | wc -l)
-    if ((gpus == 0)); then gpus=""; fi
-    mkdir -p "$state"/{munge,ctld,slurmd,log}
+    if ((gpus == 0 || ${#nodes[@]} > 1)); then gpus=""; fi
+    mkdir -p "$state"/{munge,ctld,log}
     chmod 755 "$state" "$state/munge"
     if [[ ! -s $state/munge/key ]]; then
         (umask 077 && head -c 1024 /dev/urandom >"$state/munge/key")
@@ -55,7 +58,6 @@ write_configuration() {
 	ClusterName=speechmerge
 	SlurmctldHost=$(hostname -s)(127.0.0.1)
 	SlurmctldPort=$port
-	SlurmdPort=$((port + 1))
 	SlurmUser=$(id -un)
 	SlurmdUser=$(id -un)
 	AuthType=auth/munge
@@ -63,11 +65,11 @@ write_configuration() {
 	AuthInfo=socket=$state/munge/socket,cred_expire=6
 	StateSaveLocation=$state/ctld
 	SlurmdParameters=config_overrides
-	SlurmdSpoolDir=$state/slurmd
+	SlurmdSpoolDir=$state/slurmd.%n
 	SlurmctldPidFile=$state/slurmctld.pid
-	SlurmdPidFile=$state/slurmd.pid
+	SlurmdPidFile=$state/slurmd.%n.pid
 	SlurmctldLogFile=$state/log/slurmctld.log
-	SlurmdLogFile=$state/log/slurmd.log
+	SlurmdLogFile=$state/log/slurmd.%n.log
 	ProctrackType=proctrack/linuxproc
 	TaskPlugin=task/none
 	SelectType=select/cons_tres
@@ -84,9 +86,12 @@ write_configuration() {
 	MaxArraySize=10001
 	SlurmctldDebug=info
 	${gpus:+GresTypes=gpu}
-	NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$((memory / 1024)) ${gpus:+Gres=gpu:$gpus} State=UNKNOWN
 	PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 	CONF
+    for number in "${!nodes[@]}"; do
+        printf 'NodeName=%s NodeHostname=%s NodeAddr=127.0.0.1 Port=%d CPUs=%d RealMemory=%d %s State=UNKNOWN\n' "${nodes[number]}" \
+            "$(hostname -s)" $((port + 1 + number)) "$cpus" $((memory / 1024)) "${gpus:+Gres=gpu:$gpus}" >>"$SLURM_CONF"
+    done
 }
 
 # Only a controller that runs is asked: the commands of Slurm wait for one for a minute.
@@ -98,7 +103,7 @@ is_running() { # pid file
 }
 
 start() {
-    local _
+    local _ node
     install_packages
     exec 9>"$state.lock" # two starts at once: the second finds it running
     flock 9
@@ -107,22 +112,22 @@ start() {
     is_running "$state/munge/pid" || munged --force --key-file="$state/munge/key" --socket="$state/munge/socket" \
         --pid-file="$state/munge/pid" --log-file="$state/log/munged.log" --seed-file="$state/munge/seed" 9>&-
     is_running "$state/slurmctld.pid" || slurmctld 9>&-
-    is_running "$state/slurmd.pid" || slurmd 9>&-
+    for node in "${nodes[@]}"; do is_running "$state/slurmd.$node.pid" || slurmd -N "$node" 9>&-; done
     for _ in {1..120}; do
         if answers; then return; fi
-        scontrol update "NodeName=$(hostname -s)" State=RESUME >/dev/null 2>&1 || true
+        scontrol update "NodeName=$(IFS=, && echo "${nodes[*]}")" State=RESUME >/dev/null 2>&1 || true
         sleep 0.5
     done
-    tail -n 5 "$state"/log/{slurmctld,slurmd,munged}.log >&2 || true
+    tail -n 5 "$state"/log/{slurmctld,slurmd.*,munged}.log >&2 || true
     fail "Slurm does not answer; logs are in $state/log"
 }
 
 stop() {
     local name pids=() _
     if answers; then scancel --me --full 2>/dev/null || true; fi
-    for name in slurmd.pid slurmctld.pid munge/pid; do
-        if is_running "$state/$name"; then pids+=("$(cat "$state/$name")"); fi
-        rm -f "$state/$name"
+    for name in "$state"/slurmd.*.pid "$state"/slurmctld.pid "$state"/munge/pid; do
+        if is_running "$name"; then pids+=("$(cat "$name")"); fi
+        rm -f "$name"
     done
     if ((${#pids[@]} == 0)); then return; fi
     kill "${pids[@]}" 2>/dev/null || true
@@ -135,7 +140,7 @@ stop() {
 case ${1-start} in
     start)
         start
-        printf 'slurm_local.sh: one node, %s CPUs; export SLURM_CONF=%s\n' "$(sinfo -h -o %C | cut -d/ -f4)" "$SLURM_CONF" >&2
+        printf 'slurm_local.sh: %d node(s), %s CPUs; export SLURM_CONF=%s\n' "${#nodes[@]}" "$(sinfo -h -o %C | cut -d/ -f4)" "$SLURM_CONF" >&2
         ;;
     stop) stop ;;
     status) answers || fail "Slurm of $state does not answer (start it: tools/slurm_local.sh)" ;;

@@ -130,7 +130,7 @@ parse_arguments() {
 check_settings() {
     local name
     [[ ${settings[gpu]-0} =~ ^[0-9]{1,4}$ ]] || usage_error "--gpu: expected a whole number, found '${settings[gpu]}'"
-    for name in num-threads max-jobs-run; do
+    for name in num-threads max-jobs-run nodes; do
         [[ -z ${settings[$name]-} ]] || is_positive "${settings[$name]}" ||
             usage_error "--$name: expected a whole number from 1, found '${settings[$name]}'"
     done

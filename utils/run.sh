@@ -37,6 +37,8 @@ option exp_dir path exp "everything that is made from them"
 machine_options
 option prepare_args args "" "more arguments for prepare, or for local/data.sh"
 option format_args args "" "more arguments for format, as \"--hours train=10,dev=1\""
+option train_ngpu int+ 1 "GPUs of each training (without GPUs: processes), which share its batches; with slurm on each node"
+option num_nodes int+ 1 "nodes of each training (slurm)"
 option train_args args "" 'more arguments for train, as "--rank 16 --epochs 3"'
 option merge_args args "" "more arguments for merge"
 option decode_args args "" "more arguments for decode"
@@ -54,6 +56,7 @@ check_options() {
     analyses=$(config_names analyze --analyses "$analyses") || exit
     if [[ $mini == true ]]; then mini_defaults; fi
     device=$(chosen_device)
+    if [[ $num_nodes -gt 1 && $cmd_backend != slurm ]]; then usage_error "--num-nodes $num_nodes: needs a cluster, cmd_backend=slurm; this machine is one"; fi
 }
 
 # The miniature is for the small base, and never lies where the corpus itself would.
@@ -100,7 +103,7 @@ do_format() {
 }
 
 do_train() {
-    local words=() lists name configs=() minis=()
+    local words=() lists name configs=() minis=() processes=$train_ngpu nodes=$num_nodes
     lists=("TASK=$(join "${adapter_list[@]}")")
     add_configs train
     for name in "${adapter_list[@]}"; do
@@ -135,12 +138,15 @@ do_merge() {
 }
 
 do_route() {
-    local name
-    for name in $routers; do
-        speechmerge train-router --config "$(config route "$name")" --model "$model" --tasks "${task_list[@]}" --data "$data_dir" \
-            --exp-dir "$exp_dir" --output-dir "$exp_dir/router/$name" --seed "$seed" --device "$device" --force "$force"
-    done
-    if [[ -z $routers ]]; then skip "no --routers, nothing to do"; fi
+    local lists file words=() in_turn=true
+    if [[ -z $routers ]]; then
+        skip "no --routers, nothing to do"
+        return
+    fi
+    config_lists ROUTER route "$routers"
+    words+=(--model "$model" --tasks "${task_list[@]}" --data "$data_dir" --exp-dir "$exp_dir" --output-dir "$exp_dir/router/ROUTER")
+    words+=(--seed "$seed" --device "$device" --force "$force")
+    run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/route.ROUTER.log" train-router --config "$file" "${words[@]}"
 }
 
 do_decode() {
@@ -169,15 +175,19 @@ do_score() {
 }
 
 do_analyze() {
-    local name words=()
+    local lists file words=() in_turn=true
+    if [[ -z $analyses ]]; then
+        skip "no --analyses, nothing to do"
+        return
+    fi
+    config_lists ANALYSIS analyze "$analyses"
+    words+=(--config "$file")
     add_configs decode
     add_mini_configs decode
     words+=(--model "$model" --adapters "${adapter_list[@]}" --data "$data_dir" --exp-dir "$exp_dir" --device "$device" --force "$force")
     if [[ -n $task ]]; then words+=(--task "$task"); fi
-    for name in $analyses; do
-        speechmerge analyze --config "$(config analyze "$name")" "${words[@]}" --output-dir "$exp_dir/analysis/$name"
-    done
-    if [[ -z $analyses ]]; then skip "no --analyses, nothing to do"; fi
+    run_jobs "$decode_cmd" "${lists[@]}" "$exp_dir/log/analyze.ANALYSIS.log" analyze "${words[@]}" \
+        --output-dir "$exp_dir/analysis/ANALYSIS"
 }
 
 do_pack() {

@@ -5,7 +5,8 @@
 #
 #   --max-jobs-run N   at most N jobs at once (default: array_limit of conf/slurm.yaml, else all)
 #   --num-threads N    cores of each job (default 1)
-#   --gpu N            GPUs of each job
+#   --gpu N            GPUs of each job, on each of its nodes
+#   --nodes N          nodes of each job (default 1); what is to run on all of them starts with torchrun.sh or srun
 #   --mem 64G, --time 24:00:00, --partition P, --account A, --requeue    over conf/slurm.yaml, see there for more
 #   --config FILE      one more conf/slurm.yaml
 #   --name NAME        of the array (default: from the log)
@@ -18,7 +19,7 @@ set -euo pipefail
 # shellcheck source=backend.sh
 . "$(dirname "${BASH_SOURCE[0]}")/backend.sh"
 
-valued_options+=" --depend --partition --account --name"
+valued_options+=" --depend --partition --account --name --nodes"
 flags="--no-wait --requeue"
 folder=""    # of this submission: <job>.job the words, <job>.status how it ended, <job>.out what Slurm itself said
 job_id=""    # of the array
@@ -60,7 +61,7 @@ fail() {
 
 plan_options() { # sbatch_options; the first line is the throttle
     local name words=() text
-    for name in gpu num-threads max-jobs-run mem time partition account; do
+    for name in gpu nodes num-threads max-jobs-run mem time partition account; do
         if [[ -n ${settings[$name]-} ]]; then words+=("--$name=${settings[$name]}"); fi
     done
     if [[ -n ${settings[requeue]-} ]]; then words+=(--requeue); fi

@@ -50,60 +50,73 @@ run() {
 speechmerge() { run python -m speechmerge "$@"; }
 
 # Jobs of the library through a job back end: run_jobs "$train_cmd" JOB=1:4 exp/log/x.JOB.log train ...
+# The caller may have the variables `processes` and `nodes` of each job, and `in_turn` where one job at once has this machine.
 run_jobs() {
-    local backend lists=()
+    local backend lists=() each=${processes:-1} machines=${nodes:-1} at_once=$nj program=(python -m speechmerge)
     read -ra backend <<<"$1"
+    if [[ ${in_turn:-false} == true && $cmd_backend == local ]]; then at_once=1; fi
     if [[ $ngpu -gt 0 && $device == cuda && $cmd_backend == slurm ]]; then
-        backend+=(--gpu 1 --max-jobs-run "$nj") # GPUs of the cluster, not of this machine
+        backend+=(--gpu "$each") # GPUs of the cluster, not of this machine
     elif [[ $ngpu -gt 0 && $device == cuda ]]; then
-        backend+=(--gpu 1 --max-jobs-run "$((ngpu < nj ? ngpu : nj))")
-    else
-        backend+=(--max-jobs-run "$nj")
+        backend+=(--gpu "$each")
+        if ((at_once > ngpu / each && ngpu >= each)); then at_once=$((ngpu / each)); fi
     fi
+    backend+=(--max-jobs-run "$at_once")
+    if ((machines > 1)); then backend+=(--nodes "$machines"); fi
+    if ((machines * each > 1)); then program=(torchrun.sh --processes "$each"); fi
     shift
     while [[ $1 == *=* ]]; do
         lists+=("$1")
         shift
     done
-    run "${backend[@]}" "${lists[@]}" "$1" python -m speechmerge "${@:2}"
+    run "${backend[@]}" ${lists[@]+"${lists[@]}"} "$1" "${program[@]}" "${@:2}"
+}
+
+# Into the caller's `lists` and `file`: one job for each of some configs. config_lists MERGE merge "uniform ties" makes
+# lists=(MERGE=uniform,ties) and file=conf/merge/MERGE.yaml; where some are the recipe's and some are shared, file=CONFIG.
+config_lists() {
+    local name files=()
+    for name in $3; do files+=("$(config "$2" "$name")"); done
+    # shellcheck disable=SC2086 # a list
+    lists=("$1=$(join $3)")
+    file=${files[0]%/*}/$1.yaml
+    for name in "${files[@]}"; do
+        if [[ ${name%/*} != "${files[0]%/*}" ]]; then file=CONFIG; fi
+    done
+    if [[ $file == CONFIG ]]; then lists+=("CONFIG=$(join "${files[@]}")"); fi
 }
 
 # The merges that --merges names: merge_all data_dir adapter...; first what their methods need measured of the adapters.
 merge_all() {
-    local name file files=() words=() lists ngpu=0 data=$1 # on the CPU, in any case
+    local name file files=() words=() lists data=$1
     shift
     if [[ -z $merges ]]; then
         skip "no --merges, nothing to do"
         return
     fi
-    # shellcheck disable=SC2086 # a list
-    lists=("MERGE=$(join $merges)")
     for name in $merges; do files+=("$(config merge "$name")"); done
     if grep -qE '^method: *(fisher|regmean)' "${files[@]}"; then
         add_configs statistics
         words+=(--merges "${files[@]}" --adapters "$@" --model "$model" --data "$data" --exp-dir "$exp_dir" --device "$device")
-        speechmerge statistics "${words[@]}"
+        run_jobs "$train_cmd" "$exp_dir/log/statistics.log" statistics "${words[@]}"
         words=()
     fi
-    file=${files[0]%/*}/MERGE.yaml
-    for name in "${files[@]}"; do
-        if [[ ${name%/*} != "${file%/*}" ]]; then file=CONFIG; fi
-    done
-    if [[ $file == CONFIG ]]; then lists+=("CONFIG=$(join "${files[@]}")"); fi # some are the recipe's, some are shared
+    config_lists MERGE merge "$merges"
+    local ngpu=0 # merges are made on the CPU, in any case
     words+=(--config "$file" --adapters "$@" --data "$data" --exp-dir "$exp_dir" --force "$force")
     add_words "$merge_args"
     run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/merge.MERGE.log" merge "${words[@]}"
 }
 
-# The searches that --sweeps names, one after the other: sweep_all data_dir adapter...; the best point becomes a merge.
+# The searches that --sweeps names: sweep_all data_dir adapter...; the best point becomes a merge.
 sweep_all() {
-    local name words=()
+    local lists file words=() in_turn=true
+    config_lists SWEEP sweep "$sweeps"
+    words+=(--config "$file")
     add_configs decode
     words+=(--adapters "${@:2}" --eval-tasks "${task_list[@]}" --model "$model" --data "$1" --split "$dev_split")
     words+=(--exp-dir "$exp_dir" --device "$device" --force "$force" --save-merged true)
-    for name in $sweeps; do
-        speechmerge merge-sweep --config "$(config sweep "$name")" "${words[@]}"
-    done
+    run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/sweep.SWEEP.log" merge-sweep "${words[@]}"
 }
 
 stage_failed() { # status

@@ -27,7 +27,7 @@ class Cell:
     commands: list[list[str]]
     outputs: list[str]
     rows: list[tuple[dict, dict[str, list[str]]]]  # (values of the axes of `each`, {column: [file, key, ...]})
-    key: str  # of what is done, on whatever device: with a changed command a cell has to be run again
+    key: str  # of what is done, wherever and by how many: with a changed command a cell has to be run again
 
     @property
     def folder(self) -> Path:
@@ -48,7 +48,7 @@ def cells(phase: Phase, gpus: int | None = None) -> list[Cell]:
     for entries in itertools.product(*phase.axes.values()):
         point = dict(zip(phase.axes, entries))
         if not any(excluded(rule, point, phase) for rule in phase.exclude):
-            found.append(make_cell(phase, len(found) + 1, point, "cuda" if gpus else "cpu"))
+            found.append(make_cell(phase, len(found) + 1, point, gpus))
     names = [cell.name for cell in found]
     if not found:
         raise UsageError(f"{phase.where}: exclude leaves no cell")
@@ -58,15 +58,16 @@ def cells(phase: Phase, gpus: int | None = None) -> list[Cell]:
     return found
 
 
-def make_cell(phase: Phase, number: int, point: dict, device: str) -> Cell:
-    values = {"exp_dir": phase.exp_dir, "phase": phase.name, "device": device}
+def make_cell(phase: Phase, number: int, point: dict, gpus: int) -> Cell:
+    values = {"exp_dir": phase.exp_dir, "phase": phase.name, "device": "cuda" if gpus else "cpu",
+              "processes": phase.resources.get("processes", gpus or 1)}
     values.update(fields(point, values, phase.where))
     name = cell_name(phase, point, values)
     values["folder"] = str(phase.folder / "cells" / name)
     for key, template in phase.values.items():
         values[key] = fill_value(template, values, f"{phase.where}: values: {key}")
     outputs = [word for template in phase.outputs for word in fill(template, values, f"{phase.where}: outputs")]
-    key = fingerprint({"commands": command_words(phase, {**values, "device": "any"}), "outputs": outputs})
+    key = fingerprint({"commands": command_words(phase, {**values, "device": "any", "processes": 1}), "outputs": outputs})
     return Cell(phase, number, name, names(point), command_words(phase, values), outputs, result_rows(phase, values),
                 key)
 

@@ -12,7 +12,7 @@
         outputs: ["{out}/done.json"]
         results: {dev_wer: ["{out}/speechmerge.json", dev, wer]}   # file and keys; a column of the table
         each: {}         # more axes, of the table alone: a cell has a row for each of their values
-        resources: {gpus: 1, mem: 64G, time: "24:00:00", num_threads: 4, max_jobs: 20}
+        resources: {gpus: 1, mem: 64G, time: "24:00:00", num_threads: 4, max_jobs: 20}   # of each node: nodes: 2
       merge:
         needs: [train]   # phases of this file, "other.yaml:phase" of one beside it, or all of "other.yaml"
 """
@@ -27,9 +27,9 @@ from speechmerge.registry import nearest
 GRID_KEYS = ("exp_dir", "help", "values", "phases")
 PHASE_KEYS = ("axes", "cell", "commands", "each", "exclude", "help", "needs", "outputs", "resources", "results",
               "values")
-RESOURCES = {"gpus": int, "max_jobs": int, "mem": str, "num_threads": int, "time": str}
+RESOURCES = {"gpus": int, "max_jobs": int, "mem": str, "nodes": int, "num_threads": int, "processes": int, "time": str}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-RESERVED = ("device", "exp_dir", "folder", "phase")
+RESERVED = ("device", "exp_dir", "folder", "phase", "processes")
 
 
 @dataclass(frozen=True)

@@ -71,15 +71,18 @@ def expectation(key: str, value) -> str | None:
     return None if isinstance(value, (str, int)) and not isinstance(value, bool) else "one word"
 
 
-def sbatch_options(settings: dict, gpus: int, threads: int) -> list[str]:
-    """The words for sbatch. GPUs are asked for with gres, which every version and cluster knows."""
+def sbatch_options(settings: dict, gpus: int, threads: int, nodes: int = 1) -> list[str]:
+    """The words for sbatch. GPUs (of each node) are asked for with gres, which every version and cluster knows; where it
+    is empty, with {gpus} in a word of `extra`."""
     words = [f"--cpus-per-task={threads}"]
+    if nodes > 1:  # one task on each, which starts its processes
+        words += [f"--nodes={nodes}", "--ntasks-per-node=1"]
     settings = dict(settings)
-    gres = settings.pop("gres", "gpu:{gpus}")
-    if gpus:
+    gres = settings.pop("gres", "")
+    if gpus and gres:
         words.append(f"--gres={gres.replace('{gpus}', str(gpus))}")
     words.append("--requeue" if settings.pop("requeue", False) else "--no-requeue")
-    extra = settings.pop("extra", [])
+    extra = [word.replace("{gpus}", str(gpus)) for word in settings.pop("extra", [])]
     settings.pop("array_limit", None)
     if not settings.get("mail_user"):
         settings.pop("mail_type", None)  # Slurm would write to the local mailbox of the node
@@ -93,6 +96,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="slurm_options", description=__doc__, allow_abbrev=False)
     parser.add_argument("files", nargs="*")
     parser.add_argument("--gpu", type=int, default=0)
+    parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--max-jobs-run", type=int)
     parser.add_argument("--requeue", action="store_true", default=None)
@@ -109,7 +113,7 @@ def main(argv=None) -> int:
             check_value(f"--{key}", key, value)
         settings.update(given)
         print(args.max_jobs_run or settings.get("array_limit", 0))
-        print("\n".join(sbatch_options(settings, args.gpu, args.num_threads)))
+        print("\n".join(sbatch_options(settings, args.gpu, args.num_threads, args.nodes)))
     except SpeechMergeError as error:
         print(f"slurm.sh: {error}", file=sys.stderr)
         return 2

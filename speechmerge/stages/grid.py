@@ -120,6 +120,7 @@ def backend_options(phase, gpus) -> list[str]:
     resources = {**phase.resources, **({} if gpus is None else {"gpus": gpus})}
     names = {
         "gpus": "--gpu",
+        "nodes": "--nodes",
         "mem": "--mem",
         "time": "--time",
         "num_threads": "--num-threads",
