@@ -249,7 +249,8 @@ class Decoder:
 
     def _write(self, system: System, key: str, found: list[Hypothesis], seconds: float, peaks: dict):
         audio = sum(self.model.seconds(example) for example in self.examples)
-        scores = answer_scores(self.task, found)
+        scores, context = answer_scores(self.task, found), self.model.context
+        context = {"kind": context.kind, "min": context.minimum, "step": context.step}
         with atomic_dir(self.folder(system)) as folder:
             for name, rows in (("hyp", {h.id: h.text for h in found}), ("hyp_labels", {h.id: h.label for h in found})):
                 if None not in rows.values():
@@ -262,7 +263,7 @@ class Decoder:
                 "key": key, "system": system.record(), "task": self.task.name, "split": self.split,
                 "data": str(self.data.path), "n": len(found), "seconds": round(seconds, 3),
                 "audio_seconds": round(audio, 3), "real_time_factor": round(seconds / audio, 4) if audio else None, **peaks,
-                "options": self.options.deciding(),
+                "options": self.options.deciding(), "audio_context": context, "dtype": str(self.model.dtype),
                 "settings": self.task.settings(),
                 "model": {"source": self.model.source, "fingerprint": self.model.fingerprint()}, **provenance(),
             })

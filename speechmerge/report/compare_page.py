@@ -3,9 +3,9 @@ from speechmerge.provenance import provenance
 from speechmerge.report import colours
 from speechmerge.report.comparison import Comparison, Difference, Row
 from speechmerge.report.figure import Plot, curve_style, label_room, name_rows, new_axes, png
-from speechmerge.report.listing import Listing, Shown, cell_text
+from speechmerge.report.listing import Listing, Shown
 from speechmerge.report.page import page_environment
-from speechmerge.report.results_md import table
+from speechmerge.report.results_md import listed
 from speechmerge.report.tables import READINGS
 from speechmerge.report.wording import shown
 
@@ -132,7 +132,3 @@ def markdown(found: Comparison) -> str:
     for one in (only(found), settings(found)):
         parts += [f"## {one.title}", listed(one) if one.rows else "None."]
     return "\n\n".join([*parts, *found.notes]) + "\n"
-
-
-def listed(one: Listing) -> str:
-    return table(one.columns, [[cell_text(cell) for cell in row] for row in one.rows])

@@ -1,6 +1,7 @@
 """Where the numbers come from: commands, versions and configs stored beside adapters, merges, hypotheses and scores."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,4 +90,7 @@ def versions(results: Results, own: dict) -> dict[str, str]:
 def base_source(results: Results) -> str:
     """Name or folder of the base model; the folder as seen from here, so that a page passed on tells no one's home."""
     source = results.record["base"].get("source") or "unknown"
-    return str(Path(source).relative_to(Path.cwd())) if Path(source).is_relative_to(Path.cwd()) else source
+    if not Path(source).is_absolute():
+        return source
+    seen = Path(os.path.relpath(source))
+    return str(seen) if seen.parts.count("..") <= 2 else seen.name

@@ -27,7 +27,8 @@ def settings_of(results: Results) -> dict[str, dict[str, str]]:
     for task in results.tasks:
         if decoding := decoding_of(results, task.name):
             found[f"decoding of {task.name}"] = flat({**decoding.get("options", {}), **decoding.get("settings", {}),
-                                                      **{key: decoding.get(key) for key in ("commit", "versions")}})
+                                                      **{key: decoding.get(key) for key in ("audio_context", "dtype", "commit",
+                                                                                            "versions")}})
     return found
 
 
