@@ -54,6 +54,26 @@ def test_stages_by_number_and_name(options, expected):
     assert dry(*options)[0] == expected
 
 
+def test_processes_of_a_training():
+    """The GPUs of one training; on a cluster of each of its nodes, as many trainings at once as there are jobs."""
+    train = ["--stage", "train", "--stop-stage", "train", "--nj", "4", "--train-ngpu", "2"]
+    [found] = dry(*train, "--ngpu", "4")[1]
+    assert found.startswith("local.sh --gpu 2 --max-jobs-run 2 ") and " torchrun.sh --processes 2 train --config " in found
+    [found] = dry(*train, "--ngpu", "1", "--num-nodes", "3", cmd_backend="slurm")[1]
+    assert found.startswith("slurm.sh --gpu 2 --max-jobs-run 4 --nodes 3 ") and " torchrun.sh --processes 2 train " in found
+    [found] = dry(*train, "--ngpu", "0")[1]
+    assert found.startswith("local.sh --max-jobs-run 4 TASK=") and " torchrun.sh --processes 2 train " in found
+    assert "--num-nodes 3: needs a cluster" in refused(*train, "--num-nodes", "3", cmd_backend="local")
+
+
+def test_routers_and_analyses_are_jobs():
+    route = dry("--stage", "5", "--stop-stage", "5", "--routers", "linear", "--ngpu", "1", "--nj", "3", cmd_backend="slurm")[1]
+    assert route[0].startswith("slurm.sh --gpu 1 --max-jobs-run 3 ROUTER=linear exp/log/route.ROUTER.log python -m speechmerge train-router ")
+    [found] = dry("--stage", "8", "--analyses", "weights spectra", "--ngpu", "0", "--nj", "3")[1]
+    assert found.startswith("local.sh --max-jobs-run 1 ANALYSIS=weights,spectra exp/log/analyze.ANALYSIS.log python -m speechmerge analyze ")
+    assert "conf/analyze/ANALYSIS.yaml" in found and found.endswith("--output-dir exp/analysis/ANALYSIS")
+
+
 @pytest.mark.parametrize("options, message", [
     (["--stage", "abc"], "option --stage: expected a stage: 1-9 or data format train merge route decode score analyze pack, found 'abc'"),
     (["--stage", "1.5"], "found '1.5'"),
@@ -266,7 +286,8 @@ def test_merge_stages(tmp_path):
     assert "--data-dirs: found 3, expected 1 or 2" in refused("--adapters", "x", "--tasks", "a b", "--data-dirs", "1 2 3", run=script)
     (script.parent / "conf/sweep").mkdir()
     (script.parent / "conf/sweep/scale.yaml").write_text("")
-    assert any("merge-sweep --config conf/sweep/scale.yaml" in command for command in dry("--adapters", "x", "--tasks", "a b", run=script)[1])
+    commands = dry("--adapters", "x", "--tasks", "a b", run=script)[1]
+    assert any("SWEEP=scale " in command and "merge-sweep --config conf/sweep/SWEEP.yaml" in command for command in commands)
     assert "a stage: 1-6 or collect" in refused("--stage", "7", run=script)
 
 
