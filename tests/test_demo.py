@@ -1,4 +1,5 @@
 """The demo: what it answers is what `decode` writes, bad sounds are told so, and the page works in a browser, offline."""
+import contextlib
 import math
 import os
 import re
@@ -31,8 +32,7 @@ from speechmerge.tasks import get_task
 
 STRATEGIES = "{hard: {}, oracle: {}, logit_ensemble: {k: 2}, frames: {strategy: soft, level: frame, window: 0.4}}"
 SETS = ["low", "high", "kws", "speaker_ver"]
-CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome") if os.path.exists(path)),
-                None)
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 
 @pytest.fixture(scope="module")
@@ -301,27 +301,36 @@ def test_only_uploads_and_listed_examples_are_read(server, client, recipe):
     assert "default-src 'self'" in here.get("/").headers["content-security-policy"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_the_page_in_a_browser(server, recipe):
-    playwright = pytest.importorskip("playwright.sync_api")
+@pytest.fixture()
+def chromium():
+    from browser import NoBrowser, browser
+
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(browser())
+        except NoBrowser as error:
+            pytest.skip(str(error))
+        yield found
+
+
+def test_the_page_in_a_browser(server, recipe, chromium):
+    from playwright.sync_api import expect
+
     requests, said = [], []
-    with playwright.sync_playwright() as tools:
-        playwright.expect.set_options(timeout=60000)
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 900})
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(server[0])
-        page.click("#example input")
-        page.get_by_role("option", name="high: high-02").click()
-        playwright.expect(page.get_by_label("Language that is spoken")).to_have_value("de")
-        page.click("#listen")
-        playwright.expect(page.locator(".sm-part h4", has_text="speaker_ver")).to_be_visible()
-        rows = page.locator(".sm-part", has=page.locator("h4", has_text=re.compile("^asr$"))).locator("tbody tr")
-        shown = dict(zip(rows.locator(".sm-system").all_inner_texts(), rows.locator(".sm-text").all_inner_texts()))
-        assert page.locator("#example input").input_value().startswith("high: high-02")
-        browser.close()
+    page = chromium.new_page(viewport={"width": 1300, "height": 900})
+    page.set_default_timeout(60000)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(server[0])
+    page.click("#example input")
+    page.get_by_role("option", name="high: high-02").click()
+    expect(page.get_by_label("Language that is spoken")).to_have_value("de", timeout=60000)
+    page.click("#listen")
+    expect(page.locator(".sm-part h4", has_text="speaker_ver")).to_be_visible(timeout=60000)
+    rows = page.locator(".sm-part", has=page.locator("h4", has_text=re.compile("^asr$"))).locator("tbody tr")
+    shown = dict(zip(rows.locator(".sm-system").all_inner_texts(), rows.locator(".sm-text").all_inner_texts()))
+    assert page.locator("#example input").input_value().startswith("high: high-02")
     expected = {name: next(line.partition(" ")[2] for line in hypotheses(recipe, name, "high").splitlines() if "high-02" in line)
                 for name in shown}
     assert {"base", "low", "high", "pitch-frames"} <= set(shown)

@@ -66,7 +66,8 @@ class Page:
         yield rendering.routing(heard, answers, seconds), rendering.box("note", "Listening ...")
         for answer in self.listener.answers(request, subjects or None, systems or None, cache, heard):
             answers.append(answer)
-            yield rendering.routing(heard, answers, seconds), rendering.tables(self.listener.subjects, answers, request) + rendering.timing(answers, seconds, changes, self.warm_up)
+            tables = rendering.tables(self.listener.subjects, answers, request)
+            yield rendering.routing(heard, answers, seconds), tables + rendering.timing(answers, seconds, changes, self.warm_up)
         if not answers:
             raise SpeechMergeError("No system answers this; choose more systems or tasks.")
 

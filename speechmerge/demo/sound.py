@@ -19,8 +19,11 @@ class Taken:
 
 
 def take(path, folder, longest: float) -> Taken:
-    """The sound as `format` would leave it: the file itself, or where it must be changed a new one in `folder`. Raises SpeechMergeError, in words for a page, for what is no
-    audio, broken, silent, shorter than SHORTEST or longer than `longest` seconds."""
+    """The sound as `format` would leave it: the file itself, or where it must be changed a new one in `folder`.
+
+    Raises SpeechMergeError, in words for a page, for what is no audio, broken, silent, shorter than SHORTEST or longer
+    than `longest` seconds.
+    """
     try:
         seconds, rate, channels = audio_info(path)  # before decoding: an hour is not read to be refused
         check_length(seconds, longest)
