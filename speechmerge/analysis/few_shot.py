@@ -60,7 +60,9 @@ class FewShot(TrainingStudy):
                                    "train one without --init-adapter on all data")
         scores = self.scored(trainings, self.study.split, others=self.sources(trainings))
         curves = {}
-        for (kind, count), own in sorted(grouped(trainings, factors).items()):
+        groups = grouped(trainings, factors)
+        for kind, count in sorted(groups, key=lambda group: (group[0] != SCRATCH, group)):
+            own = groups[kind, count]
             point = self.point(own, scores, utterances=count, share=number(count / largest))
             curves.setdefault(kind, []).append(point)
         if SCRATCH not in curves or curves[SCRATCH][-1].more["utterances"] < largest:

@@ -21,6 +21,7 @@ SHARED = (
     Parameter("normaliser", str, "basic", "of transcripts: basic, english, indic, none"),
 )
 LEVEL = 0.95
+LINES = ("--", ":", "-.", "-")
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,8 @@ def curve_plot(name: str, title: str, series: dict[str, list[dict]], x: str, y: 
         axes.plot(places, values, label=label, linewidth=1.3, markersize=4, **style)
         if all(point.get("ci") for point in points):
             axes.fill_between(places, *zip(*(point["ci"] for point in points)), color=style["color"], alpha=0.12)
-    for label, level in (levels or {}).items():
-        axes.axhline(level, label=label, color=colours.BASE, linewidth=0.9, linestyle="--")
+    for place, (label, level) in enumerate((levels or {}).items()):
+        axes.axhline(level, label=label, color=colours.BASE, linewidth=0.9, linestyle=LINES[place % len(LINES)])
     ticks = sorted({point["x"] for points in series.values() for point in points})
     if log:
         axes.set_xscale("log")
