@@ -83,8 +83,8 @@ def test_nothing_to_compare_has_no_p():
 
 def test_numbers_of_other_analyses_are_taken_both_ways():
     cells = {"a": {"a": 1.0, "b": 0.5}, "b": {"a": 0.1, "b": 1.0}}
-    data = {"sets": {"a": {}, "b": {}}, "adapters": {first: {second: {"ratio": value, "gain": None} for second, value in row.items()}
-                                                     for first, row in cells.items()}}
+    rows = {first: {second: {"ratio": value, "gain": None} for second, value in row.items()} for first, row in cells.items()}
+    data = {"sets": {"a": {}, "b": {}}, "adapters": rows}
     assert transfer(data, ["b", "a"]) == {"transfer ratio": {("a", "b"): pytest.approx(0.3)}}
     assert transfer(data, ["a", "c"]) == {}
     layers = {"0": [[1, 1, 1], [1, 1, 0.4], [1, 0.4, 1]], "1": [[1, 1, 1], [1, 1, 0.8], [1, 0.8, 1]]}
@@ -125,7 +125,8 @@ def test_end_to_end(adapters, capsys):
     folder.joinpath("analysis.json").write_text(json.dumps({"sets": dict.fromkeys(names, {}), "adapters": table}))
     assert analyze(root, names) == 0 and "kept" not in capsys.readouterr().out
     found = json.loads((root / "exp/analysis/families/analysis.json").read_text())
-    assert found["measures"]["transfer ratio"]["difference"] == 0.5 and found["measures"]["transfer ratio"]["p"] == pytest.approx(1 / 6, abs=1e-6)
+    ratio = found["measures"]["transfer ratio"]
+    assert ratio["difference"] == 0.5 and ratio["p"] == pytest.approx(1 / 6, abs=1e-6)
     assert {path.name for path in (root / "exp/analysis/families").glob("*.png")} >= {"families_cosine.png", "families_tree.png"}
 
 

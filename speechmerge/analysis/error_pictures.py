@@ -5,8 +5,8 @@ from speechmerge.analysis.base import table
 from speechmerge.metrics.error_types import CLASSES, script
 
 # substitutions in blue to green, insertions in red to orange, deletions in grey; neighbours differ in hatching, too
-LOOKS = {"script": ("#08306b", ""), "language": ("#1d63b0", "//"), "unjudged": ("#c9ced6", "xx"), "spelling": ("#a9c6e8", ""),
-         "phonetic": ("#2f9fd0", ".."), "oov": ("#007a5a", ""), "other": ("#8fcdb8", "\\\\"),
+LOOKS = {"script": ("#08306b", ""), "language": ("#1d63b0", "//"), "unjudged": ("#c9ced6", "xx"),
+         "spelling": ("#a9c6e8", ""), "phonetic": ("#2f9fd0", ".."), "oov": ("#007a5a", ""), "other": ("#8fcdb8", "\\\\"),
          "hallucination": ("#8c3b00", ""), "insertion": ("#f0b429", "//"), "truncation": ("#3a3a3a", ""),
          "deletion": ("#9aa2ad", "..")}
 SHOWN = 8  # of the most frequent pairs of each set
@@ -27,7 +27,8 @@ def stacked_bars(name: str, about: dict):
     from speechmerge.report.figure import Plot, label_room, name_rows, new_axes, png, slug
 
     systems = about["systems"]
-    figure, axes = new_axes(6.4 + label_room(list(systems)), 1.9 + 0.27 * len(systems), f"Errors of each kind on {name}", grid="x")
+    title = f"Errors of each kind on {name}"
+    figure, axes = new_axes(6.4 + label_room(list(systems)), 1.9 + 0.27 * len(systems), title, grid="x")
     left = [0.0] * len(systems)
     for kind in CLASSES:
         widths = [found["per_100"][kind] or 0.0 for found in systems.values()]
@@ -45,7 +46,6 @@ def stacked_bars(name: str, about: dict):
         rows += [[system, found["kind"], about["words"], kind, found["counts"][kind], found["per_100"][kind],
                   *(found["ci"][kind] or (None, None))] for kind in CLASSES]
     alt = "; ".join(f"{system} {100 * found['wer']:.1f}" for system, found in systems.items())
-    title = f"Errors of each kind on {name}"
     return Plot(f"errors_{slug(name)}", title, f"Stacked bars, errors per 100 words: {alt}.", png(figure), rows)
 
 
@@ -82,7 +82,8 @@ def confusions(data: dict, key: str):
     if not labels:
         return None
     title = f"Most frequent confusions of {key}, how often"
-    return replace(heat_map(f"confused_{key}", title, labels, systems, values, "said > written; all of them in the CSV"), rows=rows)
+    note = "said > written; all of them in the CSV"
+    return replace(heat_map(f"confused_{key}", title, labels, systems, values, note), rows=rows)
 
 
 def drawable(text: str) -> bool:
@@ -96,18 +97,21 @@ def lines(data: dict) -> list[str]:
         kinds = [kind for kind in CLASSES if any(part["per_100"][kind] for part in about["systems"].values())]
         rows = [[system, 100 * part["wer"], *(part["per_100"][kind] for kind in kinds)]
                 for system, part in about["systems"].items()]
-        found += [f"{name}: errors per 100 words of {about['words']}; - : not defined", *table(["system", "wer", *kinds], rows)]
+        found.append(f"{name}: errors per 100 words of {about['words']}; - : not defined")
+        found += table(["system", "wer", *kinds], rows)
         found += [f"  {note}" for note in about["notes"]]
         if about["changes"]:
             rows = [[system, change["against"], sum(change["added"].values()), sum(change["removed"].values()),
                      *worst(change)] for system, change in about["changes"].items()]
-            found += table([f"{name}: against the own adapter", "it is", "added", "removed", "most added", "most saved"], rows, 15)
+            head = [f"{name}: against the own adapter", "it is", "added", "removed", "most added", "most saved"]
+            found += table(head, rows, 15)
     return found
 
 
-def worst(change: dict) -> tuple[str, str]:
+def worst(change: dict) -> tuple[str | None, str | None]:
     """The classes that grew and shrank most, net, where their intervals leave out 0."""
-    sure = {kind: value for kind, value in change["net"].items() if value and change["ci"][kind][0] * change["ci"][kind][1] > 0}
+    sure = {kind: value for kind, value in change["net"].items()
+            if value and change["ci"][kind][0] * change["ci"][kind][1] > 0}
     more = max(sure, key=sure.get, default=None)
     less = min(sure, key=sure.get, default=None)
     return (more if more and sure[more] > 0 else None), (less if less and sure[less] < 0 else None)

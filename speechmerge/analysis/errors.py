@@ -6,6 +6,7 @@ adapter, place by place in the references. Needs `speechmerge decode`; no model.
 """
 import functools
 import hashlib
+import itertools
 import random
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Errors(Analysis):
     )
 
     def key(self) -> str:
-        hypotheses = [(item.folder.parent.name, item.set, item.record["key"], read_hyp(item)) for item in self.table.values()]
+        hypotheses = [(system, name, item.record["key"], read_hyp(item)) for (system, name), item in self.table.items()]
         texts = [(name, [(u.id, u.text, u.language, u.duration, u.speaker) for u in data.utterances.values()])
                  for name, data in [*self.trained.items(), *((s.name, s.data) for s in self.sets.values())]]
         return fingerprint([self.normaliser, hypotheses, texts])
@@ -66,8 +67,8 @@ class Errors(Analysis):
             if get_task(record["task"]).metric == "wer" and (folder / "hyp").is_file():
                 found[folder.parent.name, folder.name] = Decoded(folder, record)
         if not found:
-            raise SpeechMergeError(f"{study.exp_dir / 'decode' / study.split}: no transcripts, nothing that is judged by WER; "
-                                   f"run `speechmerge decode --task asr --split {study.split}`")
+            raise SpeechMergeError(f"{study.exp_dir / 'decode' / study.split}: no transcripts, nothing that is judged by "
+                                   f"WER; run `speechmerge decode --task asr --split {study.split}`")
         return found
 
     @functools.cached_property
@@ -109,8 +110,10 @@ class Errors(Analysis):
         """Set -> DataDir of its training split, where there is one."""
         from speechmerge.data.directory import DataDir
 
-        folders = {name: Path(self.study.args.data) / name / self.values["train_split"] for _, name in sorted(self.table)}
-        return {name: DataDir.read(folder, check=False) for name, folder in folders.items() if (folder / "wav.scp").is_file()}
+        root, split = Path(self.study.args.data), self.values["train_split"]
+        folders = {name: root / name / split for _, name in sorted(self.table)}
+        return {name: DataDir.read(folder, check=False) for name, folder in folders.items()
+                if (folder / "wav.scp").is_file()}
 
     def run(self) -> Findings:
         from speechmerge.analysis.error_pictures import lines, pictures
@@ -124,11 +127,13 @@ class Errors(Analysis):
         typology = error_types.Typology(lexicons, sounds, vocabulary, values["threshold"], values["burst"], values["tail"],
                                         values["words_per_second"])
         data = {"split": self.study.split, "normaliser": self.normaliser, "threshold": values["threshold"],
-                "classes": list(CLASSES), "sets": {}, "examples": []}
+                "classes": list(CLASSES), "sets": {}}
+        examples = []
         for name, each in self.sets.items():
             judged = Judged(each, self.systems(name), self.table, typology, values)
             data["sets"][name] = judged.about()
-            data["examples"] += judged.examples()
+            examples.append(judged.examples())
+        data["examples"] = mixed(examples)
         return Findings(data, pictures(data), lines(data))
 
     def lexicons(self) -> dict[str, set[str]]:
@@ -147,7 +152,7 @@ class Errors(Analysis):
 
 
 class Set:
-    """References of one set: utterances in sorted order, with their languages (that of the set's name where none is given)."""
+    """References of one set: utterances in sorted order, with their languages (the set's name where none is given)."""
 
     def __init__(self, name: str, references):
         self.name, self.references, self.data = name, references, references.data
@@ -199,15 +204,15 @@ class Judged:
         languages = sorted(set(self.set.languages))
         silent, unknown = ([language for language in languages if not there(language)]
                            for there in (sounds.knows, lexicons.get))
-        undefined = {*(("spelling", "phonetic") if silent == languages else ()), *(("oov",) if unknown == languages else ()),
-                     *(() if silent else ("unjudged",))}
-        notes = [f"espeak-ng has no voice for {language}: whether its words sound alike is not judged" for language in silent]
-        notes += [f"no transcripts to train on in {language}: no word of it counts as out of vocabulary" for language in unknown]
+        undefined = {*(("spelling", "phonetic") if silent == languages else ()),
+                     *(("oov",) if unknown == languages else ()), *(() if silent else ("unjudged",))}
+        notes = [f"espeak-ng has no voice for {each}: whether its words sound alike is not judged" for each in silent]
+        notes += [f"no transcripts to train on in {each}: no word of it counts as out of vocabulary" for each in unknown]
+        confused = {"words": self.confused(error_types.word_pairs), "phones": self.confused(error_types.phone_pairs)}
         chance = {language: self.chance(language) for language in languages if language not in silent + unknown}
         return {"utterances": len(self.set.ids), "words": int(rates.words.sum()), "languages": languages, "notes": notes,
                 "lexicon": {language: len(lexicons.get(language, ())) for language in languages}, "sound_alike": chance,
-                "confused": {"words": self.confused(error_types.word_pairs), "phones": self.confused(error_types.phone_pairs)},
-                "ci_unit": self.unit, "systems": {name: self.system(name, undefined) for name in self.systems},
+                "confused": confused, "ci_unit": self.unit, "systems": {name: self.system(name, undefined) for name in self.systems},
                 "changes": {name: self.change(name, own, undefined) for name, own in self.own.items()}}
 
     def chance(self, language: str) -> float | None:
@@ -275,15 +280,15 @@ class Judged:
         """A few utterances of each class: the systems take turns, utterances in the order of a hash of their id, so that
         nobody picks by taste."""
         order = sorted(range(len(self.set.ids)), key=lambda i: hashlib.sha256(self.set.ids[i].encode()).hexdigest())
-        found = []
+        rounds = [[] for _ in range(self.values["examples"])]
         for kind in CLASSES:
             shown = set()
-            for name in [*reversed(self.systems)] * self.values["examples"]:
-                i = next((i for i in order if i not in shown and any(e.kind == kind for e in self.errors[name][i])), None)
-                if i is not None and len(shown) < self.values["examples"]:
+            for name in [*reversed(self.systems)] * len(rounds):
+                left = (i for i in order if i not in shown and any(e.kind == kind for e in self.errors[name][i]))
+                if len(shown) < len(rounds) and (i := next(left, None)) is not None:
+                    rounds[len(shown)].append(self.example(name, i, kind))
                     shown.add(i)
-                    found.append(self.example(name, i, kind))
-        return found
+        return [row for rows in rounds for row in rows]
 
     def example(self, name: str, i: int, kind: str) -> dict:
         rates, own, id = self.rates[name], self.own.get(name), self.set.ids[i]
@@ -316,6 +321,13 @@ class Pronouncer:
 
     def __call__(self, word: str, language: str) -> tuple | None:
         return self.spoken(word, VOICES.get(language, language)) if self.knows(language) else None
+
+
+def mixed(lists: list[list]) -> list:
+    """One of each list after the other; each begins elsewhere, so that the first few are of all sets and classes."""
+    turned = [rows[place * len(rows) // len(lists):] + rows[:place * len(rows) // len(lists)]
+              for place, rows in enumerate(lists)]
+    return [row for rows in itertools.zip_longest(*turned) for row in rows if row is not None]
 
 
 def words(text: str | None) -> list[str]:

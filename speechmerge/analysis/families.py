@@ -8,6 +8,7 @@ same families, filled with the languages at random, differ as much. With few lan
     transfer         share of the own adapter's gain, and gain, both ways on average: out of analysis.json of `transfer`
     cka              of encoder states, mean of the layers: out of analysis.json of `representations`
 """
+import functools
 import itertools
 import math
 import random
@@ -53,7 +54,8 @@ class Families(Analysis):
         family = {name: group for group, members in found.items() for name in members}
         order = sorted(names, key=lambda name: (list(found).index(family[name]), name))
         measures, notes = self.measures()
-        data = {"adapters": order, "families": found, "family": family, "notes": notes, "pairs": pairs(order, family, measures),
+        data = {"adapters": order, "families": found, "family": family, "notes": notes,
+                "pairs": pairs(order, family, measures),
                 "measures": {name: judged(values, names, found, self.values) for name, values in measures.items()},
                 "matrices": {name: [[values.get(pair(a, b)) if a != b else None for b in order] for a in order]
                              for name, values in measures.items()}}
@@ -67,8 +69,8 @@ class Families(Analysis):
             for name in names:
                 known = lineage(name)
                 if known is None:
-                    raise UsageError(f"options.tree: the adapter {name!r} is not called by the code of a known language; give "
-                                     "{family: [adapters]}")
+                    raise UsageError(f"options.tree: the adapter {name!r} is not called by the code of a known language; "
+                                     "give {family: [adapters]}")
                 tree.setdefault(known[self.values["level"] == "branch"], []).append(name)
         return dict(sorted(groups(tree, names, "options.tree").items(), key=lambda item: (-len(item[1]), item[0])))
 
@@ -94,7 +96,8 @@ class Families(Analysis):
             tensors = together(self.study.vectors)
             cosine = cosines(by_layer(grams(tensors))[TOTAL])
             chosen = [name for name in tensors.names if len(tensors.shape(name)) > 1]
-            parts = ordered(lambda name: compare([directions(d, self.values["rank"]) for d in tensors.deltas(name)]), chosen)
+            bases = functools.partial(directions, rank=self.values["rank"])
+            parts = ordered(lambda name: compare([bases(delta) for delta in tensors.deltas(name)]), chosen)
             shared = mean_by_layer(dict(zip(chosen, parts)))[TOTAL]["phi"]
         return {name: values for name, matrix in (("cosine", cosine), ("phi", shared))
                 if (values := both_ways(matrix, self.study.names))}
@@ -209,7 +212,8 @@ def pictures(data: dict) -> list:
     plots = [heat_map(f"families_{slug(name)}", f"{name} of each two adapters, by family", labels, order, matrix)
              for name, matrix in data["matrices"].items()]
     if cosine := data["matrices"].get("cosine"):
-        distances = [[0.0 if i == j else 1 - (value or 0.0) for j, value in enumerate(row)] for i, row in enumerate(cosine)]
+        distances = [[0.0 if i == j else 1 - (value or 0.0) for j, value in enumerate(row)]
+                     for i, row in enumerate(cosine)]
         plots.append(dendrogram("families_tree", "Adapters by 1 - cosine, average linkage", labels, distances))
     measures = data["measures"]
     series = {key: [part[key] for part in measures.values()] for key in ("within", "across")}
@@ -218,7 +222,8 @@ def pictures(data: dict) -> list:
 
 def lines(data: dict) -> list[str]:
     shown = [f"{family}: {' '.join(members)}" for family, members in data["families"].items()]
-    rows = [[name, part["within"], part["across"], part["difference"], part["p"]] for name, part in data["measures"].items()]
+    rows = [[name, *(part[key] for key in ("within", "across", "difference", "p"))]
+            for name, part in data["measures"].items()]
     found = ["; ".join(shown), *table(["measure", "within", "across", "difference", "p"], rows)]
     part = next(iter(data["measures"].values()))
     if part["p"] is None:

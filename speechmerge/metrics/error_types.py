@@ -69,7 +69,8 @@ class Typology:
         if not rates.references:
             return []
         found = jiwer.process_words(rates.references, rates.hypotheses)
-        return [self.utterance(*row) for row in zip(found.references, found.hypotheses, found.alignments, languages, seconds)]
+        rows = zip(found.references, found.hypotheses, found.alignments, languages, seconds)
+        return [self.utterance(*row) for row in rows]
 
     def utterance(self, reference, hypothesis, chunks, language, seconds=None) -> list[Error]:
         """Errors of one utterance. reference, hypothesis: words; chunks: jiwer's alignment of them."""
@@ -84,7 +85,8 @@ class Typology:
                 found += [self.substitution(i, a, b, language, whole) for i, (a, b) in pairs]
             elif chunk.type == "insert":
                 kind = "hallucination" if wild else "insertion"
-                found += [Error(kind, ("gap", chunk.ref_start_idx, n), None, word, reason=wild) for n, word in enumerate(written)]
+                found += [Error(kind, ("gap", chunk.ref_start_idx, n), None, word, reason=wild)
+                          for n, word in enumerate(written)]
             elif chunk.type == "delete":
                 cut = not hypothesis or (place == len(chunks) - 1 and len(said) >= self.tail)
                 kind = "truncation" if cut else "deletion"
@@ -121,7 +123,8 @@ class Typology:
         """The language in whose training transcripts the word stands, where it is no word of this one."""
         if word in self.own.get(language, ()):
             return None
-        return next((other for other in sorted(self.lexicons) if other != language and word in self.lexicons[other]), None)
+        others = (other for other in sorted(self.lexicons) if other != language)
+        return next((other for other in others if word in self.lexicons[other]), None)
 
     def foreign(self, words, language) -> str | None:
         """The other language that a whole hypothesis is in: it knows at least two of its words, half of them and twice as
@@ -161,7 +164,8 @@ def loop_turns(words) -> int:
 @functools.lru_cache(maxsize=None)
 def script(word: str) -> str | None:
     """The Unicode script of most of its letters and vowel signs, such as LATIN, DEVANAGARI; None for digits alone."""
-    names = [unicodedata.name(c, "").split(" ")[0] for c in word if unicodedata.category(c) in ("Lu", "Ll", "Lt", "Lo", "Mc", "Mn")]
+    letters = [c for c in word if unicodedata.category(c) in ("Lu", "Ll", "Lt", "Lo", "Mc", "Mn")]
+    names = [unicodedata.name(c, "").split(" ")[0] for c in letters]
     found = Counter("CJK" if name in HAN else name for name in names if name not in ("COMBINING", ""))
     return max(sorted(found), key=found.get, default=None)
 
@@ -178,7 +182,7 @@ def class_counts(errors: list[list[Error]]) -> np.ndarray:
 def changes(before: list[list[Error]], after: list[list[Error]]) -> tuple[np.ndarray, np.ndarray]:
     """(added, removed), int [utterances, classes]: errors of `after` at places where `before` made none, and of `before`
     where `after` makes none. An error at the same place in both is neither, whatever its class."""
-    pairs = [({error.place for error in old}, {error.place for error in new}) for old, new in zip(before, after, strict=True)]
+    pairs = [[{error.place for error in errors} for errors in both] for both in zip(before, after, strict=True)]
     added = [[error for error in new if error.place not in old] for new, (old, _) in zip(after, pairs)]
     removed = [[error for error in old if error.place not in new] for old, (_, new) in zip(before, pairs)]
     return class_counts(added), class_counts(removed)

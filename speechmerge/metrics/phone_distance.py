@@ -15,9 +15,12 @@ import functools
 import re
 import unicodedata
 
+from speechmerge.errors import SpeechMergeError
+
 AFFRICATE = re.compile("([tdʈɖcɟpbkɡq])(?=[szʃʒʂʐɕʑçʝfvxɣχ])")
 TIE = "\u0361"
-MARKS = {"g": "ɡ", "r.": "ɽ", 'u"': "ʉ", "ɪ^": "ɨ", "ᵻ": "ɨ", "ɚ": "ə˞", "ɝ": "ɜ˞"}  # espeak-ng's, which panphon does not know
+# as espeak-ng writes phones that panphon knows otherwise
+MARKS = {"g": "ɡ", "r.": "ɽ", 'u"': "ʉ", "ɪ^": "ɨ", "ᵻ": "ɨ", "ɚ": "ə˞", "ɝ": "ɜ˞"}
 NONE = "∅"  # stands for no phone in an edit
 
 
@@ -51,7 +54,7 @@ class PhoneDistance:
         return sum(weight * abs(x - y) for weight, x, y in zip(self.table.weights, a, b)) / self.total
 
     def compare(self, first, second) -> tuple[float | None, list[tuple[str, str]]]:
-        """(distance per phone, the phones that differ as (of the first, of the second), ∅ for none); None without phones."""
+        """(distance per phone, the differing phones as (of the first, of the second), ∅ for none); None without phones."""
         a = [unit for phone in first for unit in self.units(phone)]
         b = [unit for phone in second for unit in self.units(phone)]
         if not a or not b:
@@ -87,6 +90,9 @@ class PhoneDistance:
 @functools.lru_cache(maxsize=1)
 def features():
     """panphon's table of phones; reading it takes a second."""
-    from panphon import FeatureTable
-
+    try:
+        from panphon import FeatureTable
+    except ImportError as error:
+        raise SpeechMergeError("panphon is missing, whose articulatory features phones are compared by; "
+                               "run: pip install 'speechmerge[analysis]'") from error
     return FeatureTable()
