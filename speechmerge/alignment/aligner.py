@@ -42,8 +42,8 @@ class Row:
 
 
 def align(utterances: dict[str, tuple], announcer: Announcer | None = None, turns: int = TURNS) -> dict[str, Times]:
-    """{id: (float32 samples at 16 kHz, transcript, language)} -> {id: Times}; ids that are too short for their phones are
-    left out."""
+    """{id: (float32 samples at 16 kHz, transcript, language)} -> {id: Times}; utterances that are too short for their
+    phones are left out."""
     announcer, rows = announcer or Announcer(), []
     for id, (samples, text, language) in sorted(utterances.items()):
         row = make_row(id, samples, announcer.say(text, language))
@@ -105,8 +105,9 @@ def first_path(samples, frames: int, said, phone_of) -> np.ndarray:
         edges = start + np.round(edges * scale).astype(int)
         for state in range(STATES):
             path[edges[state] : edges[state + 1]] = columns[number] + state
-        if number + 1 < len(phones) and phones[number + 1].start > phone.end + HOP:  # a pause of espeak's
-            path[edges[-1] : start + round((phones[number + 1].start - phones[0].start) * scale)] = columns[number] + STATES
+        following = phones[number + 1].start if number + 1 < len(phones) else phone.end
+        if following > phone.end + HOP:  # a pause of espeak's
+            path[edges[-1] : start + round((following - phones[0].start) * scale)] = columns[number] + STATES
     return path[:frames]
 
 

@@ -13,8 +13,8 @@ DEFAULT_LANGUAGE = "en"
 def times_of_data(data: DataDir, only=None) -> tuple[dict[str, Times], str]:
     """({utterance: Times}, where they come from: "files", "exact" or "forced"), of all utterances or those of `only`.
 
-    Utterances without times are left out. SpeechMergeError where files are there, but none of these utterances is in them.
-    What is forced is trained on ENOUGH utterances, also those that are not wanted: phone models need speech.
+    Utterances without times are left out. SpeechMergeError where files are there, but none of these utterances is in
+    them. What is forced is trained on ENOUGH utterances, also those that are not wanted: phone models need speech.
     """
     wanted = set(data.utterances) if only is None else set(only)
     given = {id: times for id, times in read_times(Path(data.path)).items() if id in wanted}
@@ -52,6 +52,7 @@ def heard(data: DataDir, utterance) -> tuple:
     from speechmerge.data.audio import RATE, read_audio
 
     if not utterance.text:
-        raise SpeechMergeError(f"{data.path / 'text'}: no transcript for utterance {utterance.id}; its phones are made from it")
+        raise SpeechMergeError(f"{data.path / 'text'}: no transcript for utterance {utterance.id}; its phones are made "
+                               "from it")
     samples = read_audio(utterance.own_file(data.path), RATE, utterance=utterance.id)
     return samples, utterance.text, utterance.language or DEFAULT_LANGUAGE

@@ -102,8 +102,8 @@ def word_piece(text: str, phones: list[Piece]) -> Piece:
 
 
 def phones_of(events, seconds: float) -> list[tuple[Piece, int]]:
-    """[(phone, place of its word in the text)]. A phone without a name inside a word belongs to the one before it; others
-    without a name are pauses."""
+    """[(phone, place of its word in the text)]. A phone without a name inside a word belongs to the one before it;
+    others without a name are pauses."""
     found, begin, position = [], None, 0
     begun = None  # (start, name, position) of the phone that is being said
     events = [event for event in events if event[0] in (WORD, END, PHONEME)]

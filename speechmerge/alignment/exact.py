@@ -1,4 +1,4 @@
-"""Exact times of the mini corpus: each utterance is said again as it was planned, by the same voice in the same delivery.
+"""Exact times of the mini corpus: each utterance is said again as it was planned, by the same voice, as fast and high.
 
 An utterance counts only where what is said again is its audio: equally long to the sample, and with noise and telephone
 put aside the same wave (correlation above 0.5; other utterances have less than 0.2).

@@ -3,9 +3,9 @@
     times = read_times(Path("data/asr/dev"))     # {utterance: Times}, {} where there are no files
     write_times(Path("data/asr/dev"), times)     # phones.ctm and words.ctm
 
-CTM, one line for each piece in order of time, seconds: `utterance channel start duration text`. TextGrids, as the Montreal
-Forced Aligner writes them, stand in `textgrid/UTTERANCE.TextGrid` with the tiers `phones` and `words` (the long format).
-Silence is no piece. CTM goes before TextGrid where both are there.
+CTM, one line for each piece in order of time, seconds: `utterance channel start duration text`. TextGrids, as the
+Montreal Forced Aligner writes them, stand in `textgrid/UTTERANCE.TextGrid` with the tiers `phones` and `words` (long
+format). Silence is no piece. CTM goes before TextGrid where both are there.
 """
 import re
 from dataclasses import dataclass
@@ -64,8 +64,8 @@ def read_ctm(path: Path) -> dict[str, tuple[Piece, ...]]:
             id, _, start, length, text = columns[:5]
             start, length = float(start), float(length)
         except ValueError as error:
-            raise SpeechMergeError(f"{path}:{number}: found {line[:60]!r}, expected `utterance channel start duration text`; "
-                                   "make it again with `speechmerge align`") from error
+            raise SpeechMergeError(f"{path}:{number}: found {line[:60]!r}, expected `utterance channel start duration "
+                                   "text`; make it again with `speechmerge align`") from error
         own = found.setdefault(id, [])
         check(f"{path}:{number}:{id}", own[-1] if own else None, start, start + length)
         if text not in SILENCE:
@@ -75,14 +75,16 @@ def read_ctm(path: Path) -> dict[str, tuple[Piece, ...]]:
 
 def check(place: str, previous: Piece | None, start: float, end: float):
     if not 0 <= start < float("inf") or not start <= end < float("inf"):
-        raise SpeechMergeError(f"{place}: found a piece from {start:g} to {end:g} s, expected times from 0 on, in order")
+        raise SpeechMergeError(f"{place}: found a piece from {start:g} to {end:g} s, expected times from 0 on, the end "
+                               "after the start")
     if previous and start < previous.end - OVERLAP:
         raise SpeechMergeError(f"{place}: begins at {start:g} s, before {previous.text!r} ends at {previous.end:g} s; "
                                "expected lines in order of time")
 
 
 def read_textgrid(path: Path) -> Times:
-    """Praat's long text format, UTF-8 or UTF-16, interval tiers alone; others than `phones` and `words` are passed over."""
+    """Praat's long text format, UTF-8 or UTF-16, interval tiers alone; tiers other than `phones` and `words` are passed
+    over."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -111,7 +113,8 @@ def intervals(path: Path, body: str) -> tuple[Piece, ...]:
     for number, part in enumerate(re.split(r"intervals \[\d+\]:?", body)[1:], 1):
         marks = dict(MARK.findall(part))
         try:
-            start, end, text = float(marks["xmin"]), float(marks["xmax"]), marks["text"][1:-1].replace('""', '"').strip()
+            start, end = float(marks["xmin"]), float(marks["xmax"])
+            text = marks["text"][1:-1].replace('""', '"').strip()
         except (KeyError, ValueError) as error:
             raise SpeechMergeError(f"{path}: interval {number} has no xmin, xmax and text; expected Praat's long text "
                                    "format") from error
@@ -135,8 +138,8 @@ def write_textgrid(path: Path, times: Times, seconds: float):
             "tiers? <exists>", f"size = {len(TABLES)}", "item []:"]
     for number, name in enumerate(TABLES, 1):
         filled = with_silence(getattr(times, name), seconds)
-        head += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"', "        xmin = 0",
-                 f"        xmax = {seconds:.4f}", f"        intervals: size = {len(filled)}"]
+        head += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"',
+                 "        xmin = 0", f"        xmax = {seconds:.4f}", f"        intervals: size = {len(filled)}"]
         for place, piece in enumerate(filled, 1):
             text = piece.text.replace('"', '""')
             head += [f"        intervals [{place}]:", f"            xmin = {piece.start:.4f}",

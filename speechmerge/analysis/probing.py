@@ -1,9 +1,9 @@
-"""What a linear classifier reads off the encoder's states: articulatory classes of phones, and words; per system and layer.
+"""What a linear classifier reads off the encoder's states: classes of phones, and words; per system and layer.
 
-Base and adapters hear the same utterances and answer for the same frames, with probes that are split, regularised and drawn
-alike (the strength of the penalty is chosen on the base's states), so that their differences are paired. What the numbers
-are: probing_classifier.py; the classes: probing_targets.py; where the times of phones come from: speechmerge/alignment
-(`speechmerge align` writes them beside the data).
+Base and adapters hear the same utterances and answer for the same frames, with probes that are split, regularised and
+drawn alike (the strength of the penalty is chosen on the base's states), so that their differences are paired. What the
+numbers are: probing_classifier.py; the classes: probing_targets.py; where the times of phones come from:
+speechmerge/alignment (`speechmerge align` writes them beside the data).
 """
 from pathlib import Path
 
@@ -42,7 +42,8 @@ class Probing(Analysis):
         from speechmerge.alignment.times import files_of
 
         root, split = Path(self.study.args.data), self.study.split
-        files = [path for name in sorted(self.study.sets(self.values["sets"])) for path in files_of(root / name / split)]
+        sets = sorted(self.study.sets(self.values["sets"]))
+        files = [path for name in sets for path in files_of(root / name / split)]
         return fingerprint([super().key(), [(path.name, sha256_file(path)) for path in files]])
 
     def run(self) -> Findings:
@@ -57,8 +58,9 @@ class Probing(Analysis):
         for name, system in [(BASE, System(BASE, "base")), *zip(study.names, study.systems)]:
             with weights_of(study.model, system):
                 panel.hear(name, self.states(sounds, samples, layers))
-        data = {"split": study.split, "systems": [BASE, *study.names], "layers": layers, "step_ms": round(1000 * step, 3),
-                "utterances": len(samples), "frames": len(panel.phones), "alignment": {one.name: one.source for one in sounds},
+        data = {"split": study.split, "systems": [BASE, *study.names], "layers": layers, "utterances": len(samples),
+                "frames": len(panel.phones), "step_ms": round(1000 * step, 3),
+                "alignment": {one.name: one.source for one in sounds},
                 "kept_together": panel.units, "resampled": panel.resampled, "properties": panel.results,
                 "unknown_phones": panel.unknown, "not_asked": sorted(set(names) - set(panel.results))}
         return Findings(data, pictures(data), lines(data))
@@ -73,8 +75,8 @@ class Probing(Analysis):
         """Of the sets whose examples are single utterances; pairs and trials have no phones of one time."""
         found = {name: self.sound(name, task) for name, task in self.study.sets(self.values["sets"]).items()}
         if not any(found.values()):
-            raise SpeechMergeError(f"{self.study.args.data}: no set of {', '.join(found)} has examples of one utterance, whose "
-                                   "phones have times; choose others by --options sets")
+            raise SpeechMergeError(f"{self.study.args.data}: no set of {', '.join(found)} has examples of one "
+                                   "utterance, whose phones have times; choose others by --options sets")
         return [sound for sound in found.values() if sound]
 
     def sound(self, name: str, task):
@@ -102,10 +104,11 @@ class Probing(Analysis):
         model, values = self.study.model, self.values
         count = sum(len(sound.examples) for sound in sounds)
         if count < values["folds"]:
-            raise SpeechMergeError(f"{self.study.args.data}: {count} utterances of {self.study.split} with times of phones; "
-                                   f"expected at least {values['folds']}, one for each of the folds")
+            raise SpeechMergeError(f"{self.study.args.data}: {count} utterances of {self.study.split} with times of "
+                                   f"phones; expected at least {values['folds']}, one for each of the folds")
         step, most = position_seconds(model, sounds, layer), max(1, values["max_frames"] // count)
-        return {(sound.name, one.id): sample_of(one, sound, model.family, model.seconds(one), step, most, values["seed"])
+        seed = values["seed"]
+        return {(sound.name, one.id): sample_of(one, sound, model.family, model.seconds(one), step, most, seed)
                 for sound in sounds for one in sound.examples}, step
 
     def states(self, sounds, samples, layers) -> dict:
@@ -131,8 +134,8 @@ class Panel:
         self.asked = {name: found for name in names if (found := self.question(name))}
         if not self.asked:
             odd = f" (no IPA: {' '.join(self.unknown[:8])})" if self.unknown else ""
-            raise SpeechMergeError(f"probing: none of {', '.join(names)} has two classes of {FEWEST} frames or words in "
-                                   f"{len(kept)} utterances{odd}; give more with --options max_samples, max_frames")
+            raise SpeechMergeError(f"probing: none of {', '.join(names)} has two classes of {FEWEST} frames or words "
+                                   f"in {len(kept)} utterances{odd}; give more with --options max_samples, max_frames")
         self.judges = {name: Judgement(question, speakers, values["repetitions"], values["seed"])
                        for name, (question, _) in self.asked.items()}
         self.resampled = next(iter(self.judges.values())).unit
@@ -145,7 +148,8 @@ class Panel:
 
         texts, utterances = (self.words, self.of_words) if name == WORD else (self.phones, self.of_phones)
         found = [text if name == WORD else class_of(text, name) for text in texts]
-        kept = {own: [place for place, other in enumerate(found) if other == own] for own in sorted({*found} - {None, ""})}
+        kept = {own: [place for place, other in enumerate(found) if other == own]
+                for own in sorted({*found} - {None, ""})}
         kept = {own: rows for own, rows in kept.items()
                 if len(rows) >= FEWEST and len(set(self.folds[utterances[rows]])) == self.values["folds"]}
         if name == WORD:
@@ -194,15 +198,16 @@ def pictures(data: dict) -> list:
     for name, entry in asked.items():
         for what, title, limit in (("accuracy", "balanced accuracy", 1.0), ("selectivity", "selectivity", None)):
             values = [[entry["systems"][system][layer][what] for layer in layers] for system in systems]
-            found.append(heat_map(f"{what}_{name}", f"Probes of {name}: {title} by encoder layer", systems, layers, values,
-                                  limit=limit, note=f"chance {entry['chance']:.2f}" if limit else ""))
+            found.append(heat_map(f"{what}_{name}", f"Probes of {name}: {title} by encoder layer", systems, layers,
+                                  values, limit=limit, note=f"chance {entry['chance']:.2f}" if limit else ""))
     bars = {system: [entry["systems"][system][best_layer(entry)]["selectivity"] for entry in asked.values()]
             for system in systems}
     found.append(grouped_bars("selectivity", "Selectivity where the base's probe is best", list(asked), bars,
                               "accuracy - control"))
     if len(systems) > 1:
-        changes = [[entry["systems"][system][layers[-1]]["change"] for entry in asked.values()] for system in systems[1:]]
-        found.append(heat_map("change", f"Accuracy, adapter - base, layer {layers[-1]}", systems[1:], list(asked), changes))
+        last = layers[-1]
+        changes = [[entry["systems"][own][last]["change"] for entry in asked.values()] for own in systems[1:]]
+        found.append(heat_map("change", f"Accuracy, adapter - base, layer {last}", systems[1:], list(asked), changes))
     return found
 
 
@@ -216,8 +221,8 @@ def lines(data: dict) -> list[str]:
                      base["selectivity"], *(f"{other['change']:+.3f}{star(other['change_ci'])}" for other in others)])
     sources = ", ".join(f"{name} {source}" for name, source in data["alignment"].items())
     head = ["property", "classes", "layer", "chance", "base", "control", "selective", *data["systems"][1:]]
-    return [f"balanced accuracy of linear probes, {data['utterances']} utterances, {data['frames']} frames (times: {sources}); "
-            "adapters: difference to the base", *table(head, rows)]
+    return [f"balanced accuracy of linear probes, {data['utterances']} utterances, {data['frames']} frames (times: "
+            f"{sources}); adapters: difference to the base", *table(head, rows)]
 
 
 def star(ci: list[float]) -> str:

@@ -1,14 +1,15 @@
 """A linear probe with its control task, over folds of speakers or utterances, with intervals.
 
     accuracy      balanced: mean over classes of the share of their frames that is recognised; chance is 1 / classes
-    control       the same probe on labels that mean nothing (Hewitt and Liang, arXiv 1909.03368): each phone type gets at
-                  random the class of another one, for good. Whoever knows the phone knows its control class, but only by
-                  heart: what sounds alike is no longer together
-    selectivity   accuracy - control. Near 0: the probe could as well have learned any grouping of the phones. Below 0: a
-                  random grouping is easier, as where some classes hold short phones alone (taps, glides)
+    control       the same probe on labels that mean nothing (Hewitt and Liang, arXiv 1909.03368): each phone type gets
+                  at random the class of another one, for good; another draw for each fold. Whoever knows the phone
+                  knows its control class, but only by heart: what sounds alike is no longer together
+    selectivity   accuracy - control. Near 0: the probe could as well have learned any grouping of the phones. Below 0:
+                  a random grouping is easier, as where some classes hold short phones alone (taps, glides)
 
-For words the type is the answer: control labels by word type would be the same question under other names, of selectivity 0
-whatever the states hold. Their control labels are those of other tokens, drawn once.
+For words the type is the answer: control labels by word type would be the same question under other names, of
+selectivity 0 whatever the states hold. Their control labels are those of other tokens, drawn once. Intervals are over
+utterances; how the control's draw came out is not in them.
 """
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ def strengths(question: Question, states) -> list[float]:
 
 def best_strength(question: Question, states, train, dev) -> float:
     labels = question.labels
-    if len(np.unique(labels[train])) < 2:
+    if len(np.unique(labels[train])) < 2 or not dev.any():
         return STRENGTHS[0]
     scores = [balanced(labels[dev], fit(states[train], labels[train], strength).predict(states[dev]))
               for strength in STRENGTHS]
@@ -160,8 +161,8 @@ class Judgement:
         """The entry of one system and layer, and its replicates; `base`: those of the base at this layer."""
         real = self.replicates(self.question.labels, found.predicted)
         control = self.replicates(found.control_labels, found.control_predicted)
-        entry = {"accuracy": real[0], "ci": interval(real[1:]), "control": control[0], "selectivity": real[0] - control[0],
-                 "selectivity_ci": interval((real - control)[1:]),
+        entry = {"accuracy": real[0], "ci": interval(real[1:]), "control": control[0],
+                 "selectivity": real[0] - control[0], "selectivity_ci": interval((real - control)[1:]),
                  "plain_accuracy": float(np.mean(self.question.labels == found.predicted))}
         if base is not None:
             entry |= {"change": real[0] - base[0], "change_ci": interval((real - base)[1:])}

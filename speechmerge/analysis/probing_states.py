@@ -29,8 +29,8 @@ class Sound:
 
 @dataclass(frozen=True)
 class Sample:
-    """What is looked at of one utterance: positions of its frames and their phones; its words as (first position, last one
-    exclusive, word)."""
+    """What is looked at of one utterance: positions of its frames and their phones; its words as (first position, last
+    one exclusive, word)."""
 
     name: str
     id: str
@@ -47,7 +47,8 @@ def batches(model, sound: Sound, most: int | None = None):
 
     examples = sound.examples[:most]
     for indices in plan(model, sound.task, examples, Options()):
-        items = [Item(examples[i], sound.cache.get(examples[i], model.features), model.seconds(examples[i])) for i in indices]
+        items = [Item(examples[i], sound.cache.get(examples[i], model.features), model.seconds(examples[i]))
+                 for i in indices]
         yield indices, model.collate(items, sound.task)
 
 
@@ -82,8 +83,8 @@ def sample_of(example, sound: Sound, family: str, seconds: float, step: float, m
 
 
 def harvest(model, sounds: list[Sound], samples: dict[tuple[str, str], Sample], layers: list[int]) -> dict:
-    """Layer -> (states of all frames [N, d], states of all words [M, d], their mean over the word), float32, in the order of
-    `samples` {(set, utterance): Sample}. One batch of utterances is in memory at a time, and the frames that were drawn."""
+    """Layer -> (states of all frames [N, d], of all words [M, d], their mean over the word), float32, in the order
+    of `samples` {(set, utterance): Sample}. In memory are one batch of utterances and the frames that were drawn."""
     found = {layer: {} for layer in layers}
     for sound in sounds:
         for indices, batch in batches(model, sound):
@@ -100,7 +101,7 @@ def picked(sample: Sample, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """states: the positions of one utterance that hold sound [T, d]; a word's end beyond them is cut."""
     last = max([*sample.frames, *(first for first, _, _ in sample.words)], default=0)
     if last >= len(states):
-        raise SpeechMergeError(f"{sample.name}/{sample.id}: {len(states)} positions hold sound, but the alignment has a phone at "
-                               f"position {last}; expected times of this audio, run `speechmerge align` again")
+        raise SpeechMergeError(f"{sample.name}/{sample.id}: {len(states)} positions hold sound, but the alignment has "
+                               f"a phone at position {last}; the times are of other audio, run `speechmerge align`")
     words = [states[first:end].mean(0) for first, end, _ in sample.words]
     return states[sample.frames], np.stack(words) if words else np.zeros((0, states.shape[1]), np.float32)

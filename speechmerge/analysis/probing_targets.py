@@ -4,8 +4,8 @@
     class_of("a", "place")        # None: vowels have no place
 
 panphon (Mortensen et al., 2016) splits an affricate without a tie bar into a stop and a fricative, and does not know
-ASCII's g; phones are put right before they are looked up (metrics/phone_distance.py), and lose what stands for stress and
-for the colour of r, which panphon calls high. A diphthong is a vowel, of neither height nor backness.
+ASCII's g; phones are put right before they are looked up (metrics/phone_distance.py), and lose what stands for stress
+and for the colour of r, which panphon calls high. A diphthong is a vowel, of neither height nor backness.
 """
 import functools
 import unicodedata
@@ -46,7 +46,9 @@ def class_of(phone: str, name: str) -> str | None:
     if name == "vowel":
         return "vowel" if manner(first) == "vowel" else "consonant"
     if manner(first) == "vowel":
-        return {"manner": "vowel"}.get(name) if name not in ("height", "backness") or len(found) > 1 else VOWELS[name](first)
+        if name in VOWELS and len(found) == 1:
+            return VOWELS[name](first)
+        return "vowel" if name == "manner" else None
     return CONSONANTS[name](first) if name in CONSONANTS else None
 
 
@@ -65,7 +67,8 @@ def manner(of: dict[str, int]) -> str:
 
 
 def glottal(of: dict[str, int]) -> bool:
-    return of["son"] > 0 > of["delrel"] and of["hi"] < 0 < of["back"] and max(of["nas"], of["cor"], of["lab"], of["syl"]) < 0
+    others = max(of["nas"], of["cor"], of["lab"], of["syl"])
+    return of["son"] > 0 > of["delrel"] and of["hi"] < 0 < of["back"] and others < 0
 
 
 def place(of: dict[str, int]) -> str:

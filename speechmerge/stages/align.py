@@ -1,9 +1,9 @@
 """speechmerge align --data data/asr/dev data/asr/train [--textgrid true] [--check true]
 
-Writes phones.ctm and words.ctm beside the transcripts: when each phone (IPA of espeak-ng) and each word is said. Data that
-the mini corpus spoke gets the synthesizer's own times; other data is aligned by phone models that are trained on all
-of the folders together (the more speech, the better). `--check true` aligns also what is known exactly and prints by how
-much the beginnings of phones differ.
+Writes phones.ctm and words.ctm beside the transcripts: when each phone (IPA of espeak-ng) and each word is said. Data
+that the mini corpus spoke gets the synthesizer's own times; other data is aligned by phone models that are trained on
+all of the folders together (the more speech, the better). `--check true` aligns also what is known exactly and prints
+by how much the beginnings of phones differ.
 """
 from speechmerge.alignment.data import SOURCES
 from speechmerge.options import CommaList, boolean
