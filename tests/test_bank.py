@@ -173,6 +173,82 @@ def test_gradients_against_finite_differences(base, adapters):
     assert torch.autograd.gradcheck(loss, (values,), eps=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["layer", "utterance"])
+def test_gradients_are_those_of_merged_weights(base, adapters, kind):
+    """Against autograd through base + sum of c B A, made for torch.func.functional_call."""
+    from torch.func import functional_call
+
+    model = load_base(base).requires_grad_(False)
+    bank = AdapterBank(model, adapters, names(adapters))
+    features, ids = batch()
+    shape = (len(bank.groups), 3) if kind == "layer" else (2, 3)
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with bank.using(Coefficients(values, kind)):
+        loss = model(input_features=features, decoder_input_ids=ids).logits.pow(2).mean()
+        [found] = torch.autograd.grad(loss, values)
+
+    def changed(row, name):
+        parts = [c * v.deltas[name].dense() for c, v in zip(row, bank.vectors.values()) if name in v.deltas]
+        return model.get_parameter(name) + sum(parts)
+
+    def loss_of(utterance):
+        weights = {n: changed(values[bank.group_of[n]] if kind == "layer" else values[utterance], n) for n in bank.parameters}
+        inputs = {"input_features": features[utterance : utterance + 1], "decoder_input_ids": ids[utterance : utterance + 1]}
+        return functional_call(model, weights, (), inputs).logits.pow(2).mean()
+
+    [expected] = torch.autograd.grad((loss_of(0) + loss_of(1)) / 2, values)
+    close(found, expected, 2e-5)
+
+
+def test_a_base_that_learns_beside_gets_its_gradients(base, adapters):
+    model, grown = load_base(base), {}
+    bank = AdapterBank(model, adapters, names(adapters))
+    weight = model.model.encoder.layers[0].fc1.weight
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        weight.requires_grad_(True)
+        with bank.using(Coefficients.per_task([0.5, 0.5, 0.5])):
+            out = model(input_features=batch()[0], decoder_input_ids=batch()[1]).logits
+            [grown[frozen]] = torch.autograd.grad(out.pow(2).mean(), weight)
+    close(grown[True], grown[False])
+
+
+def test_autocast_chooses_the_type(base, adapters):
+    model = load_base(base).requires_grad_(False)
+    bank = AdapterBank(model, adapters, names(adapters))
+    layer = model.model.encoder.layers[0].fc1
+    x = torch.randn(2, 5, layer.in_features)
+    with bank.using(Coefficients.per_task([1.0, 1.0, 1.0])):
+        exact = layer(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = layer(x)
+    assert exact.dtype == torch.float32 and found.dtype == torch.bfloat16
+    close(found.float(), exact, 2e-2)
+
+
+def test_two_banks_and_a_copy(base, adapters):
+    """The changes of both add up, in whatever order they leave; a copy of the model has its own weights."""
+    import copy
+
+    model = load_base(base)
+    plain, one = logits(model), speechmerge.merge([adapters[0]], base=base)
+    first, second = (AdapterBank(model, [path], ["own"]) for path in adapters[:2])
+    with (one + speechmerge.merge([adapters[1]], base=base)).applied(other := load_base(base)):
+        both = logits(other)
+    with first.using(first.one("own")), second.using(second.one("own")):
+        close(logits(model), both)
+        copied = copy.deepcopy(model)
+        with torch.no_grad():
+            copied.model.encoder.layers[0].fc1.weight.zero_()
+        assert not torch.allclose(logits(copied), both, rtol=1e-3)
+        close(logits(model), both)
+    first.remove()
+    with second.using(second.one("own")):
+        close(logits(model), logits(peft_model(base, adapters[1])))
+    second.remove()
+    assert torch.equal(logits(model), plain)
+
+
 def test_adapters_come_and_go(base, adapters):
     model = load_base(base)
     bank = AdapterBank(model, adapters[:1], ["a"])

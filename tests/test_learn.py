@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -366,3 +367,21 @@ def test_data_that_is_not_there(base, adapters, tmp_path):
     prepare_exp(base, None, adapters, tmp_path)
     done = merge("--config", "learn.yaml", "--adapters", "kws", "intent", cwd=tmp_path)
     assert done.returncode == 1 and "data/kws/dev" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's /proc")
+def test_large_tensors_go_back_to_the_system():
+    from speechmerge.learn.memory import returned_at_once
+
+    def resident():
+        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
+
+    torch.ones(7 << 20)  # 28 MB, freed: from then on glibc would take as much from its heap
+    with returned_at_once():
+        large, pins = [], []
+        for _ in range(80):  # 160 MB, with small ones between that stay
+            large.append(torch.ones(1 << 19))
+            pins.append(torch.ones(1 << 14))
+        full = resident()
+        del large
+        assert full - resident() > 80  # what was free in the heap before may have served some

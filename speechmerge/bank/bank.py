@@ -9,6 +9,7 @@ Adapters of different ranks, scalings and target modules live in one bank; what 
 (DoRA, whole modules, full fine-tuned models) is mixed densely, module by module. The base's weights are never changed.
 """
 import contextlib
+import functools
 from collections import OrderedDict
 
 from torch import nn
@@ -40,7 +41,7 @@ class AdapterBank:
         self.module, self.base, self.group_by, self.keep_dense = module, base, group_by, keep_dense
         self.vectors: OrderedDict[str, TaskVector] = OrderedDict()
         self.coefficients: Coefficients | None = None
-        self.hooks = []
+        self.hooks, self.replaced = [], []
         names = names or [None] * len(adapters)
         for adapter, name in zip(adapters, names, strict=True):
             self._take(adapter, name)
@@ -67,7 +68,9 @@ class AdapterBank:
         """The module as it was before there was a bank."""
         for hook in self.hooks:
             hook.remove()
-        self.hooks = []
+        for module in self.replaced:
+            del module.forward  # the class's own shows again
+        self.hooks, self.replaced = [], []
 
     @contextlib.contextmanager
     def using(self, coefficients: Coefficients | None):
@@ -133,8 +136,13 @@ class AdapterBank:
                 self._place(name, owner, module, own, changes)
         modules = dict(self.module.named_modules())
         for owner, group in self.group_at.items():
-            hook = self._hook(owner, group, self.stacks.get(owner), changes.get(owner))
-            self.hooks.append(modules[owner].register_forward_hook(hook, with_kwargs=True))
+            module = modules[owner]
+            if owner not in changes and type(module) is nn.Linear and "forward" not in vars(module):
+                module.forward = functools.partial(self._forward(owner, group, self.stacks[owner]), module)
+                self.replaced.append(module)
+            else:  # anything beside a plain linear layer, and layers that another bank or a wrapper has taken already
+                hook = self._hook(owner, group, self.stacks.get(owner), changes.get(owner))
+                self.hooks.append(module.register_forward_hook(hook, with_kwargs=True))
 
     def _holders(self) -> dict:
         """id of a parameter -> (module's name, module, the parameter's own name) of every module that holds it."""
@@ -169,6 +177,29 @@ class AdapterBank:
             kept = changes.setdefault(owner, Changes({}, parameter.device, parameter.dtype, self.keep_dense))
             kept.deltas.setdefault(index, {})[own] = present[index]
 
+    def _values(self, owner: str, group: int, in_encoder: bool, x):
+        """The coefficients for an input of this module, on its device: see Coefficients.of."""
+        coefficients = self.coefficients
+        if coefficients.kind == "token":
+            return coefficients.at(owner, x).to(x.device)
+        rows = x.shape[0] if x.dim() > 1 else coefficients.rows or 1  # positions alone, the same for all utterances
+        positions = x.shape[1] if in_encoder and x.dim() == 3 else None
+        return coefficients.of(group, rows, positions).to(x.device)
+
+    def _forward(self, owner: str, group: int, stack: Stack):
+        """What a linear layer computes in place of its class's `forward`."""
+        in_encoder = self._hears_frames(owner)
+
+        def forward(module, input):
+            if self.coefficients is None:
+                return nn.Linear.forward(module, input)
+            values = self._values(owner, group, in_encoder, input)
+            if module.weight.requires_grad:
+                return nn.Linear.forward(module, input) + stack(input, values)
+            return stack.linear(input, module.weight, module.bias, values)
+
+        return forward
+
     def _hook(self, owner: str, group: int, stack: Stack | None, changes: Changes | None):
         in_encoder = self._hears_frames(owner)
 
@@ -176,13 +207,9 @@ class AdapterBank:
             coefficients = self.coefficients
             if coefficients is None:
                 return output
-            x = inputs[0]
-            rows = x.shape[0] if x.dim() > 1 else coefficients.rows or 1  # positions alone, the same for all utterances
-            positions = x.shape[1] if in_encoder and x.dim() == 3 else None
-            found = coefficients.at(owner, x) if coefficients.kind == "token" else coefficients.of(group, rows, positions)
-            values = found.to(output.device)
+            values = self._values(owner, group, in_encoder, inputs[0])
             if stack is not None:
-                output = output + stack(x, values)
+                output = output + stack(inputs[0], values)
             if changes is not None:
                 self.coefficients = None  # the module is called again, with the deltas as its parameters
                 try:

@@ -33,13 +33,55 @@ class Stack:
 
     def __call__(self, x: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """x: [rows, positions, in]; coefficients: [T] or [rows, 1 or positions, T]."""
+        hidden = nn.functional.linear(x, self.A)
+        return nn.functional.linear(hidden * self.shares(x, coefficients).to(hidden.dtype), self.B)
+
+    def shares(self, x: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+        """The coefficient of every row of A, [R] or [rows, 1 or positions, R], as it multiplies A x."""
         if x.dim() == 2 and coefficients.dim() == 3:
             coefficients = coefficients[:, 0]
-        hidden = nn.functional.linear(x, self.A) * coefficients.index_select(-1, self.owner).to(x.dtype)
-        return nn.functional.linear(hidden, self.B)
+        return coefficients.index_select(-1, self.owner)
+
+    def linear(self, x: torch.Tensor, weight, bias, coefficients: torch.Tensor) -> torch.Tensor:
+        """Base and change in one: W x + b + B ((A x) * c) for a frozen base; the same types as autocast would choose."""
+        kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        x, weight, A, B = (tensor.to(kind) for tensor in (x, weight, self.A, self.B))
+        bias = None if bias is None else bias.to(kind)
+        return Mixed.apply(x, self.shares(x, coefficients), weight, bias, A, B)
 
     def bytes(self) -> int:
         return (self.A.numel() + self.B.numel()) * self.A.element_size()
+
+
+class Mixed(torch.autograd.Function):
+    """y = W x + b + B ((A x) * c) with gradients to x and c alone.
+
+    The change is added in place by the same product that computes it, forwards and backwards, so that nothing as large as
+    y or x is made beside them, and of a forward pass A x alone is kept.
+    x: [..., in]; c: [R] or what [..., R] can be multiplied by; W: [out, in]; A: [R, in]; B: [out, R]; of one type but c.
+    """
+
+    @staticmethod
+    def forward(ctx, x, c, weight, bias, A, B):
+        flat = x.reshape(-1, x.shape[-1])
+        hidden = (flat @ A.T).view(*x.shape[:-1], -1)
+        y = nn.functional.linear(flat, weight, bias)
+        y.addmm_((hidden * c.to(x.dtype)).view(len(flat), -1), B.T)
+        ctx.save_for_backward(hidden if ctx.needs_input_grad[1] else None, c, weight, A, B)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        hidden, c, weight, A, B = ctx.saved_tensors
+        into_x = into_c = None
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        inner = (flat @ B).view(*gradient.shape[:-1], -1)
+        if ctx.needs_input_grad[0]:
+            into_x = (flat @ weight).addmm_((inner * c.to(inner.dtype)).view(len(flat), -1), A).view(*gradient.shape[:-1], -1)
+        if ctx.needs_input_grad[1]:
+            into_c = (inner.to(c.dtype) * hidden).sum_to_size(c.shape)
+        return into_x, into_c, None, None, None, None
 
 
 class Changes:
