@@ -54,7 +54,7 @@ setup(
         "hf": ["datasets>=4"],  # corpora from Hugging Face, --source hf
         "indic": ["indic-nlp-library>=0.92"],  # the normaliser that Indic word error rates are published with
         "analysis": ["panphon>=0.22"],  # articulatory features of phones: probing, phonetic confusions
-        "demo": ["gradio>=5"],  # speechmerge demo: a local page
+        "demo": ["gradio>=6"],  # speechmerge demo: a local page
         # playwright drives the machine's own Chromium: the report and the demo are looked at in a browser
         "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "playwright>=1.50"],
         "wandb": ["wandb>=0.19"],
