@@ -50,11 +50,12 @@ run() {
 speechmerge() { run python -m speechmerge "$@"; }
 
 # Jobs of the library through a job back end: run_jobs "$train_cmd" JOB=1:4 exp/log/x.JOB.log train ...
-# The caller may have the variables `processes` and `nodes` of each job, and `in_turn` where one job at once has this machine.
+# A caller may have its own `processes` and `nodes` of each job, and `in_turn` where one job at once has this machine.
+processes=1 nodes=1 in_turn=false
 run_jobs() {
-    local backend lists=() each=${processes:-1} machines=${nodes:-1} at_once=$nj program=(python -m speechmerge)
+    local backend lists=() each=$processes at_once=$nj program=(python -m speechmerge)
     read -ra backend <<<"$1"
-    if [[ ${in_turn:-false} == true && $cmd_backend == local ]]; then at_once=1; fi
+    if [[ $in_turn == true && $cmd_backend == local ]]; then at_once=1; fi
     if [[ $ngpu -gt 0 && $device == cuda && $cmd_backend == slurm ]]; then
         backend+=(--gpu "$each") # GPUs of the cluster, not of this machine
     elif [[ $ngpu -gt 0 && $device == cuda ]]; then
@@ -62,8 +63,8 @@ run_jobs() {
         if ((at_once > ngpu / each && ngpu >= each)); then at_once=$((ngpu / each)); fi
     fi
     backend+=(--max-jobs-run "$at_once")
-    if ((machines > 1)); then backend+=(--nodes "$machines"); fi
-    if ((machines * each > 1)); then program=(torchrun.sh --processes "$each"); fi
+    if ((nodes > 1)); then backend+=(--nodes "$nodes"); fi
+    if ((nodes * each > 1)); then program=(torchrun.sh --processes "$each"); fi
     shift
     while [[ $1 == *=* ]]; do
         lists+=("$1")
