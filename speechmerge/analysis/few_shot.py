@@ -22,7 +22,6 @@ from speechmerge.analysis.studies import (
     grouped,
     metric_of,
     with_interval,
-    written,
 )
 from speechmerge.errors import SpeechMergeError
 
@@ -194,7 +193,9 @@ def at_shares(entries: list[dict]) -> str:
 
 
 def efficiency_line(about: dict) -> str:
-    ends = [bound or written(end) for end, bound in zip(about["ci"], about["ci_bounds"])]
+    edges = {AT_MOST: about["ratios"][0]["share"], MORE_THAN: about["ratios"][-1]["share"]}
+    ends = [f"{bound} {100 * edges[bound]:.0f} %" if bound else f"{100 * end:.0f} %"
+            for end, bound in zip(about["ci"], about["ci_bounds"])]
     ratios = ", ".join(f"{100 * r['share']:.0f} %: {r['bound'] + ' ' if r['bound'] else ''}{r['ratio']:.1f} x"
                        for r in about["ratios"])
     return (f"as good as all data from scratch with {about['bound'] + ' ' if about['bound'] else ''}"
