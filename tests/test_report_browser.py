@@ -1,5 +1,6 @@
 """The report and the comparison in a real browser: nothing is loaded, everything shows, sorts, fits and prints."""
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -165,3 +166,23 @@ def test_players_have_sound(page):
     if page.address.endswith("index.html"):
         assert len(found) == 4 + 2 + 2  # an utterance per task, two sounds of a trial; two of an analysis
     assert all(duration == pytest.approx(0.6, abs=0.1) for duration in found)
+
+
+def test_the_screenshot_tool(chromium, made, tmp_path):
+    """Of a phone's window, and of one element; what is not there is said."""
+    def shot(*words):
+        tool = Path(__file__).resolve().parents[1] / "tools/screenshot.py"
+        return subprocess.run([sys.executable, str(tool), *map(str, words)], capture_output=True, text=True, timeout=120)
+
+    assert shot(made / "index.html", tmp_path / "phone.png", "--width", 390, "--height", 700).returncode == 0
+    assert png_size(tmp_path / "phone.png") == (390, 700)
+    assert shot(made / "index.html", tmp_path / "heat.png", "--selector", "#generation .heat", "--scale", 2).returncode == 0
+    width, height = png_size(tmp_path / "heat.png")
+    assert width > 1500 and height > 1000
+    assert "nothing matches --selector '#nowhere'" in shot(made / "index.html", tmp_path / "x.png", "--selector", "#nowhere").stderr
+    assert not (tmp_path / "x.png").exists()
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    head = path.read_bytes()[:24]
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")

@@ -39,6 +39,7 @@ def take(chromium, args):
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if not args.selector:
         return page.screenshot(path=args.out, full_page=args.full)
+    page.add_style_tag(content="nav, header { position: static !important; }")  # bars that would lie over long elements
     found = page.locator(args.selector).first
     if not found.count():
         raise SystemExit(f"{args.page}: nothing matches --selector {args.selector!r}")
