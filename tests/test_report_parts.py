@@ -236,7 +236,9 @@ def test_printed_tables_are_read_back():
     rows = [[f"name {i}", float(rng.normal()), None if i == 1 else int(rng.integers(9)), "word"] for i in range(4)]
     [text, listing, last] = blocks(["A sentence.", *table(["a name", "one", "a long head", "of"], rows), "The end"])
     assert (text, last) == ("A sentence.", "The end") and listing.columns == ["a name", "one", "a long head", "of"]
-    assert listing.rows == [[name, pytest.approx(one, abs=5e-4), two, word] for name, one, two, word in rows]
+    read = [[name, one.value, two and two.value, word] for name, one, two, word in listing.rows]
+    assert read == [[name, pytest.approx(one, abs=5e-4), two, word] for name, one, two, word in rows]
+    assert listing.rows[0][1].text == f"{rows[0][1]:.3f}".replace("-", "\N{MINUS SIGN}")
     assert blocks([]) == [] and blocks(["", "one line"]) == ["", "one line"]
     assert [number_or_text(text) for text in ("1", "-2.5e3", "007", "", "1.2.3")] == [1, -2500.0, "007", None, "1.2.3"]
 

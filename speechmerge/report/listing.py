@@ -121,7 +121,13 @@ def cells_of(lines: list[str]) -> list[list] | None:
         return None
     starts = [first, *(end + 1 for end in ends)]
     cells = [[line[:first].strip(), *(line[start:end + 1].strip() for start, end in zip(starts, ends))] for line in lines]
-    return [[row[0], *(None if cell == "-" else number_or_text(cell) for cell in row[1:])] for row in cells]
+    return [[row[0], *(None if cell == "-" else as_written(cell) for cell in row[1:])] for row in cells]
+
+
+def as_written(text: str):
+    """A number keeps the digits that it was printed with."""
+    found = number_or_text(text)
+    return Shown(found, text.replace("-", "\N{MINUS SIGN}")) if isinstance(found, (int, float)) else found
 
 
 def split_tables(rows: list[list], lines: list[str]) -> list:
