@@ -37,17 +37,31 @@ def toy(count: int, seed: int):
     return [centres[label] + torch.randn(length, 8, generator=draw) for label, length in zip(targets, lengths)], targets
 
 
-@pytest.mark.parametrize("name", ["linear", "cnn", "lstm", "attention"])
+@pytest.mark.parametrize("name", ["linear", "statistics", "cnn", "lstm", "attention"])
 def test_classifiers_learn_what_is_separable(name):
     (states, targets), (dev, dev_targets) = toy(60, 0), toy(30, 1)
     torch.manual_seed(0)
-    classifier = CLASSIFIERS.get(name)(8, 3, **({"hidden": [16]} if name == "linear" else {}))
+    classifier = CLASSIFIERS.get(name)(8, 3, **({"hidden": [16]} if name in ("linear", "statistics") else {}))
     history = fit(classifier, states, targets, dev, dev_targets, FitOptions(epochs=25, learning_rate=1e-2, patience=5))
     logits = logits_of(classifier, dev)
     assert logits.argmax(-1).tolist() == dev_targets
     assert history[-1]["dev_loss"] < 0.3 * history[0]["dev_loss"]
     alone = torch.cat([logits_of(classifier, [rows]) for rows in dev])
     torch.testing.assert_close(alone, logits, rtol=1e-4, atol=1e-5)  # the others of a batch change nothing
+
+
+def test_statistics_hear_what_a_mean_does_not():
+    """Two labels with one mean: their states vary by 1 and by 3."""
+    draw, targets = torch.Generator().manual_seed(0), [0, 1] * 40
+    states = [torch.randn(12, 4, generator=draw) * (1 + 2 * label) for label in targets]
+    right = {}
+    for name in ("linear", "statistics"):
+        torch.manual_seed(0)
+        classifier = CLASSIFIERS.get(name)(4, 2)
+        fit(classifier, states[:60], targets[:60], states[60:], targets[60:], FitOptions(epochs=40, learning_rate=3e-2, patience=40))
+        right[name] = (logits_of(classifier, states[60:]).argmax(-1) == torch.tensor(targets[60:])).float().mean().item()
+    assert right["statistics"] == 1.0 and right["linear"] < 0.8
+    assert torch.isfinite(logits_of(classifier, [states[0][:1]])).all()  # a single state
 
 
 def test_training_is_the_same_for_the_same_seed():

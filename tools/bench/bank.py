@@ -9,7 +9,9 @@ On a Whisper-small (random weights) with LoRA adapters of rank 16 on all 192 lin
 memory    peaks of resident memory of whole processes: decoding with the model alone, with the bank, and updating layer-wise
           coefficients of 8 adapters, without and with checkpointing of the layers
 step      one update of layer-wise coefficients of 4 adapters on the same batch: through the bank (fused_lora_linear); with
-          merged weights that torch.func.functional_call is given; with fusion_bench's LayerWiseMergedModel. In one process, in turn
+          merged weights that torch.func.functional_call is given; with fusion_bench's LayerWiseMergedModel. In one process, in
+          turn, in float32 and under autocast to bfloat16. `base alone`: the base's own forward and backward pass without any
+          adapter, which no way of learning through it can undercut; on few processors its products are most of a step
 settings  12 settings of coefficients of 5 adapters, from nothing to texts: one process with a bank, against 12 merges that are
           saved and decoded by processes that load base and adapter
 """
@@ -23,6 +25,7 @@ from pathlib import Path
 import measure
 from measure import Contender, spread
 
+TYPES = ("float32", "bfloat16")
 PARTS = ("memory", "step", "settings")
 SECONDS, BATCH, TOKENS = 3, 4, 12  # of features, utterances, tokens
 SETTINGS = 12
@@ -114,21 +117,45 @@ def step(args, report):
 
     torch.set_num_threads(args.cpus)
     base, adapters = base_of(args.work), folders(args.work, 4)
-    ways = {"bank": bank_step, "functional_call": functional_step, "fusion_bench": fusion_step}
-    steps, times, losses = {}, {name: [] for name in ways}, {}
+    ways = {"base alone": base_step, "bank": bank_step, "functional_call": functional_step, "fusion_bench": fusion_step}
+    steps = {}
     for name, make in ways.items():
         try:
             steps[name] = make(base, adapters)
         except ImportError as error:
             print(f"  {name}: {error}")
-    for number in range(args.runs + 1):  # the first warms up
-        for name, one in steps.items():
-            start = time.perf_counter()
-            losses[name] = one()
-            if number:
-                times[name].append(time.perf_counter() - start)
-                print(f"  {number}/{args.runs} {name}: {times[name][-1]:.2f} s, loss {losses[name]:.6f}", flush=True)
-    report.put({f"step: {name}": {"seconds": found, "loss": losses.get(name)} for name, found in times.items()})
+    for kind in args.types:
+        times, losses = {name: [] for name in ways}, {}
+        for number in range(args.runs + 1):  # the first warms up
+            for name, one in steps.items():
+                start = time.perf_counter()
+                with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16"):
+                    losses[name] = one()
+                if number:
+                    times[name].append(time.perf_counter() - start)
+                    print(f"  {kind}, {number}/{args.runs} {name}: {times[name][-1]:.2f} s, loss {losses[name]:.6f}", flush=True)
+        report.put({f"{step_key(kind)}: {name}": {"seconds": found, "loss": losses.get(name)} for name, found in times.items()})
+
+
+def step_key(kind: str) -> str:
+    return "step" if kind == "float32" else f"step, {kind}"
+
+
+def base_step(base, adapters):
+    """Forwards, and backwards to what the first layer of the encoder adds: as far as coefficients need it."""
+    import torch
+
+    model = load(base)
+    features, targets = inputs(model)
+    shift = torch.zeros(model.config.d_model, requires_grad=True)
+    model.model.encoder.layers[0].fc2.register_forward_hook(lambda module, inputs, output: output + shift)
+
+    def one():
+        loss = loss_of(model, features, targets)
+        torch.autograd.grad(loss, shift)
+        return loss.item()
+
+    return one
 
 
 def bank_step(base, adapters):
@@ -269,10 +296,11 @@ def ratios(rows: dict) -> list[str]:
         for kind in ("learn", "learn, checkpointing"):
             found = statistics.median(sample.rss for sample in measure.samples_of(rows[f"memory: {kind}"]))
             lines.append(f"- memory of {kind} / decoding with the model alone: {found / alone:.2f}")
-    for name in ("functional_call", "fusion_bench"):
-        if rows.get(f"step: {name}", {}).get("seconds"):
-            pairs = zip(rows[f"step: {name}"]["seconds"], rows["step: bank"]["seconds"])
-            lines.append(f"- step, {name} / bank: {spread(other / own for other, own in pairs)}")
+    for key in map(step_key, TYPES):
+        for name in ("base alone", "functional_call", "fusion_bench"):
+            if rows.get(f"{key}: {name}", {}).get("seconds"):
+                pairs = zip(rows[f"{key}: {name}"]["seconds"], rows[f"{key}: bank"]["seconds"])
+                lines.append(f"- {key}, {name} / bank: {spread(other / own for other, own in pairs)}")
     if "settings: bank" in rows:
         others, own = (measure.samples_of(rows[f"settings: {name}"]) for name in ("merged and loaded", "bank"))
         lines.append(f"- {SETTINGS} settings, merged and loaded / bank: {spread(measure.ratios(others, own))}")
@@ -294,6 +322,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     measure.add_options(parser)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES, help="of the products in `step`")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--process", help=argparse.SUPPRESS)
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
