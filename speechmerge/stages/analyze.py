@@ -13,7 +13,8 @@ HELP = "what adapters have in common and where they work: numbers, pictures, a t
 
 def add_arguments(parser):
     parser.add_argument("--kind", required=True,
-                        help="weights, subspaces, spectra, layers, transfer, representations or prediction")
+                        help="of adapters: weights, subspaces, spectra; on data: layers, transfer, families, representations, probing, "
+                        "prediction, errors; of a study's trainings: few_shot, ranks, mixing")
     parser.add_argument("--options", type=mapping_or_value, default={}, help="{option: value} of this analysis")
     parser.add_argument("--adapters", nargs="+", action=CommaList, default=["adapters"],
                         help="registered names or folders; default: all registered ones")
