@@ -170,6 +170,11 @@ do_score() {
     for split in "${split_list[@]}"; do
         speechmerge score ${words[@]+"${words[@]}"} --tasks "${task_list[@]}" --split "$split" --exp-dir "$exp_dir"
     done
+    write_report
+}
+
+write_report() { # of the last of --splits
+    local split=${split_list[${#split_list[@]} - 1]}
     speechmerge report --data "$data_dir" --split "$split" --dev-split "$dev_split" --exp-dir "$exp_dir" \
         --output-dir "$exp_dir/report"
 }
@@ -188,6 +193,7 @@ do_analyze() {
     if [[ -n $task ]]; then words+=(--task "$task"); fi
     run_jobs "$decode_cmd" "${lists[@]}" "$exp_dir/log/analyze.ANALYSIS.log" analyze "${words[@]}" \
         --output-dir "$exp_dir/analysis/ANALYSIS"
+    if [[ -e $exp_dir/scores_${split_list[${#split_list[@]} - 1]}.json ]]; then write_report; fi # with the analyses
 }
 
 do_pack() {

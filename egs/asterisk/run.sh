@@ -17,8 +17,10 @@ defaults() {
     adapters="it es fr ru"   # English is only tested: what becomes of what the base knows
     task=asr
     model=downloads/models/whisper-base # made by local/download.sh
-    merges="uniform sum_0.4 sum_1.0 ties"
+    merges="uniform sum_0.4 sum_1.0 ties learned"
     routers=languages # systems languages-hard, languages-soft, ...: conf/route/languages.yaml
+    sweeps=uniform_scalar
+    analyses="weights subspaces spectra representations transfer families layers probing errors"
     prepare_args="--param max_seconds=15" # a few long menus would take a third of the time
 }
 

@@ -16,7 +16,7 @@ defaults() {
     model=base # shipped with the recipe, see base/README.md
     splits="dev test" # the report names the merge that is best on dev
     merges="uniform sum_0.3 sum_0.5 sum_1.0 weighted ties dare"
-    analyses="weights spectra layers transfer" # ./run.sh --stage analyze
+    analyses="weights subspaces spectra representations transfer layers errors" # ./run.sh --stage analyze
 }
 
 . "$root/utils/run.sh"
