@@ -68,7 +68,8 @@ def folders(root: Path) -> list[Path]:
         return []
     all_ = [root, *(path for path in root.rglob("*") if path.is_dir())]
     seen = [path for path in all_ if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    return [path for path in seen if (path / "analysis.json").is_file() or any(path.glob("*.png")) or any(path.glob("*.csv"))]
+    return [path for path in seen
+            if (path / "analysis.json").is_file() or any(path.glob("*.png")) or any(path.glob("*.csv"))]
 
 
 def read_study(folder: Path, name: str) -> Study:
@@ -76,7 +77,8 @@ def read_study(folder: Path, name: str) -> Study:
     kind = str(record.get("kind") or name)
     study = Study(name, kind, about(kind), str(folder), blocks(record.get("table") or []), read_plots(folder, name, record),
                   examples=example_table(record.get("examples") or []),
-                  more_examples=max(0, len(record.get("examples") or []) - MOST_EXAMPLES), origin={key: record[key] for key in ("command", "date", "commit") if key in record})
+                  more_examples=max(0, len(record.get("examples") or []) - MOST_EXAMPLES),
+                  origin={key: record[key] for key in ("command", "date", "commit") if key in record})
     drawn = {path.stem for path in folder.glob("*.png")}
     for path in sorted(folder.glob("*.csv"), key=lambda path: natural(path.name)):
         if path.stem in drawn or not path.stat().st_size:

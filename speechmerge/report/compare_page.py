@@ -53,8 +53,8 @@ def forest(found: Comparison, reading: str, rows: list[Row]) -> Plot | None:
     if not rows:
         return None
     labels = [f"{row.system}, {row.task.name}" for row in rows]
-    figure, axes = new_axes(5.6 + label_room(labels), 1.6 + 0.26 * len(rows), f"Against {found.names[0]}: {READINGS[reading]}",
-                            grid="x")
+    title = f"Against {found.names[0]}: {READINGS[reading]}"
+    figure, axes = new_axes(5.6 + label_room(labels), 1.6 + 0.26 * len(rows), title, grid="x")
     axes.axvline(0, color=colours.INK, linewidth=1)
     numbers = [["set", "system", "experiment", "better_by", "low", "high"]]
     for place, name in enumerate(found.names[1:]):
@@ -62,9 +62,10 @@ def forest(found: Comparison, reading: str, rows: list[Row]) -> Plot | None:
     name_rows(axes, labels)
     axes.set_xlabel("points of the metric, turned so that right is better; lines are paired 95 % intervals", fontsize=8)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
-    alt = "; ".join(f"{row.system} on {row.task.name} {points(d.sign * d.value).text}" for row in rows for d in row.differences if d)
-    return Plot(f"compare_plot_{reading}", f"Differences, {READINGS[reading]}", f"Points with intervals, above 0 is better: {alt}.",
-                png(figure), numbers)
+    alt = "; ".join(f"{row.system} on {row.task.name} {points(d.sign * d.value).text}"
+                    for row in rows for d in row.differences if d)
+    return Plot(f"compare_plot_{reading}", f"Differences, {READINGS[reading]}",
+                f"Points with intervals, above 0 is better: {alt}.", png(figure), numbers)
 
 
 def draw(axes, rows: list[Row], place: int, name: str, count: int) -> list[list]:
@@ -93,7 +94,8 @@ def better_by(difference: Difference) -> tuple[float | None, float | None]:
 def overview(found: Comparison) -> Listing:
     rows = [[name, str(results.exp_dir), results.record.get("date"), results.record.get("commit"), len(results.tasks),
              len(results.systems)] for name, results in zip(found.names, found.results)]
-    return Listing("compare_experiments", "Experiments", ["experiment", "folder", "scored", "commit", "sets", "systems"], rows)
+    head = ["experiment", "folder", "scored", "commit", "sets", "systems"]
+    return Listing("compare_experiments", "Experiments", head, rows)
 
 
 def only(found: Comparison) -> Listing:
@@ -111,8 +113,9 @@ def counts(found: Comparison) -> list[str]:
         for place, name in enumerate(found.names[1:]):
             verdicts = [row.differences[place].verdict for row in rows if row.differences[place]]
             better, worse = verdicts.count("better"), verdicts.count("worse")
-            said.append(f"{READINGS[reading].capitalize()}: of {len(verdicts)} results that both have, {name} is better than "
-                        f"{found.names[0]} in {better}, worse in {worse}, and {len(verdicts) - better - worse} intervals hold 0.")
+            said.append(f"{READINGS[reading].capitalize()}: of {len(verdicts)} results that both have, {name} is better "
+                        f"than {found.names[0]} in {better}, worse in {worse}, and {len(verdicts) - better - worse} "
+                        "intervals hold 0.")
     return said
 
 
@@ -121,8 +124,9 @@ def render(found: Comparison) -> str:
     sections = [("overview", "Overview"), *((reading, READINGS[reading].capitalize()) for reading in found.rows),
                 *([("only", "Only in some")] if found.only else []), ("settings", "Settings")]
     return page_environment().get_template("compare.html.j2").render(
-        title=TITLE, sections=sections, own=provenance(), split=found.results[0].split, found=found, overview=overview(found),
-        tables=listings(found), plots=drawn, only=only(found), settings=settings(found), readings=READINGS, counts=counts(found))
+        title=TITLE, sections=sections, own=provenance(), split=found.results[0].split, found=found, readings=READINGS,
+        overview=overview(found), counts=counts(found), tables=listings(found), plots=drawn, only=only(found),
+        settings=settings(found))
 
 
 def markdown(found: Comparison) -> str:

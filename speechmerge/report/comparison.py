@@ -100,13 +100,13 @@ def unlike(first: Results, other: Results, name: str, first_name: str, other_nam
     for key in ("task", "metric", "n"):
         if getattr(one, key) != getattr(two, key):
             what = {"task": "the task", "metric": "the metric", "n": "the number of utterances"}[key]
-            return [f"{what} is {getattr(one, key)} in {first_name}, {getattr(two, key)} in {other_name}; decode and score both "
-                    "on the same data"]
+            return [f"{what} is {getattr(one, key)} in {first_name}, {getattr(two, key)} in {other_name}; decode and score "
+                    "both on the same data"]
     left, right = utterances(first, name), utterances(other, name)
     if left != right:
-        return [f"other utterances: {len(left - right)} are only in {first_name} (such as {min(left - right, default='none')}), "
-                f"{len(right - left)} only in {other_name} (such as {min(right - left, default='none')}); decode both on the "
-                "same data"]
+        here, there = left - right, right - left
+        return [f"other utterances: {len(here)} are only in {first_name} (such as {min(here, default='none')}), {len(there)} "
+                f"only in {other_name} (such as {min(there, default='none')}); decode both on the same data"]
     here, there = (targets(results, info) for results, info in ((first, one), (other, two)))
     if here is not None and there is not None and here != there:
         changed = min(id for id in here if here[id] != there.get(id))
@@ -165,8 +165,8 @@ class Scorer:
         hyps, scores = read_readings(folder).get(reading, (None, None))
         if hyps is None:
             return None
-        return references.task.replicates(references.targets, hyps, speakers=references.speakers, languages=references.languages,
-                                          scores=scores)[0]
+        return references.task.replicates(references.targets, hyps, speakers=references.speakers,
+                                          languages=references.languages, scores=scores)[0]
 
     def notes(self) -> list[str]:
         return [f"{name}: no intervals, since its references ({data}) are not here." for name, data in self.missing.items()]

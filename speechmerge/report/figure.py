@@ -43,7 +43,8 @@ def new_axes(width: float, height: float, title: str, grid: str = "both"):
     none."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title if "\n" in title else wrapped(title, width - 1.2), fontsize=11, color=colours.INK, loc="left", pad=10)
+    title = title if "\n" in title else wrapped(title, width - 1.2)
+    axes.set_title(title, fontsize=11, color=colours.INK, loc="left", pad=10)
     axes.tick_params(colors=colours.INK, labelsize=9)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))

@@ -63,7 +63,8 @@ def cross_task(results: Results) -> Plot | None:
 def draw_grid(results: Results, reading: str, systems: list[System], title: str) -> bytes:
     """PNG of systems by tasks; the task's own adapter is framed."""
     labels = [system.label for system in systems]
-    figure, axes = new_axes(2.6 + label_room(labels) + 1.05 * len(results.tasks), 1.3 + 0.36 * len(systems), title, grid="none")
+    width, height = 2.6 + label_room(labels) + 1.05 * len(results.tasks), 1.3 + 0.36 * len(systems)
+    figure, axes = new_axes(width, height, title, grid="none")
     for row, system in enumerate(systems):
         for column, task in enumerate(results.tasks):
             if cell := results.cell(reading, system.name, task.name):
@@ -137,7 +138,8 @@ def error_breakdown(results: Results) -> Plot | None:
         return None
     labels, many = {system.name: system.label for system in results.systems}, len({row[0] for row in rows[1:]}) > 1
     names = [f"{labels[system]}, {task}" if many else labels[system] for task, system, *_ in rows[1:]]
-    figure, axes = new_axes(5.4 + label_room(names), 1.5 + 0.27 * len(names), f"What the word errors are ({results.split})", grid="x")
+    title = f"What the word errors are ({results.split})"
+    figure, axes = new_axes(5.4 + label_room(names), 1.5 + 0.27 * len(names), title, grid="x")
     left = [0.0] * len(names)
     for column, (kind, colour, hatch) in enumerate(ERROR_KINDS, start=3):
         widths = [100 * row[column] / row[2] for row in rows[1:]]

@@ -29,7 +29,8 @@ def router_reports(exp_dir, split: str) -> list[RouterReport]:
 def router_report(folder: Path, record: dict, split: str) -> RouterReport:
     name, splits = folder.name, record["splits"]
     shown = split if split in splits else list(splits)[-1]
-    accuracy = Listing(f"router_{slug(name)}", "By split", ["split", "utterances", "accuracy", "over 2 s", "calibration error"],
+    head = ["split", "utterances", "accuracy", "over 2 s", "calibration error"]
+    accuracy = Listing(f"router_{slug(name)}", "By split", head,
                        [[key, row["n"], share(row["accuracy"]), share(row.get("accuracy_over_2s")), share(row.get("ece"))]
                         for key, row in splits.items()])
     ranges = list(splits[shown].get("by_duration", {}).items())
@@ -38,7 +39,8 @@ def router_report(folder: Path, record: dict, split: str) -> RouterReport:
     labels = Listing(f"router_{slug(name)}_label", f"By label ({shown})", ["label", "accuracy"],
                      [[key, share(value)] for key, value in splits[shown].get("by_label", {}).items()])
     plots = [confusion_plot(name, splits[shown], shown)]
-    return RouterReport(name, record.get("command", ""), [table for table in (accuracy, duration, labels) if table.rows], plots)
+    filled = [table for table in (accuracy, duration, labels) if table.rows]
+    return RouterReport(name, record.get("command", ""), filled, plots)
 
 
 def share(value: float | None) -> Shown:
@@ -121,5 +123,5 @@ def share_listing(rows, labels: list[str]) -> Listing:
     table = [[system.label, task, chosen.total(), share(own_label(system, task, chosen)),
               *(Shown(weights.get(label, 0.0), f"{weights.get(label, 0.0):.3f}") for label in labels)]
              for system, task, chosen, weights in rows]
-    return Listing("routed_systems", "What routed systems did", ["system", "set", "utterances", "routed to its own label", *labels],
-                   table, "Weights are means over the utterances; by frames, shares of the time.")
+    head = ["system", "set", "utterances", "routed to its own label", *labels]
+    return Listing("routed_systems", "What routed systems did", head, table, "Weights are means over the utterances; by frames, shares of the time.")

@@ -30,8 +30,8 @@ def frontier(results: Results) -> Plot | None:
              for s in summaries]
     alt = "; ".join(f"{s.system.label} (mean {percent(s.kept)}, worst {percent(1 + s.worst)} on {s.worst_task})"
                     for s in best)
-    return Plot("frontier", "Mean against worst task", f"Scatter plot of merges and routed systems, mean against worst kept share. "
-                f"On the frontier: {alt}.", png(figure), rows)
+    return Plot("frontier", "Mean against worst task", "Scatter plot of merges and routed systems, mean against worst kept "
+                f"share. On the frontier: {alt}.", png(figure), rows)
 
 
 def position(summary: Summary) -> tuple[float, float]:

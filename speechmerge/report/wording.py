@@ -84,7 +84,8 @@ def short_name(entry: dict, merges: list[dict]) -> str:
         if other.get("method") == entry.get("method"):
             for key in entry["params"]:
                 values[key].add(str(other["params"].get(key)))
-    differing = [f"{key}={brief(value)}" for key, value in sorted(entry["params"].items()) if len(values[key]) > 1 and value is not None]
+    differing = [f"{key}={brief(value)}" for key, value in sorted(entry["params"].items())
+                 if len(values[key]) > 1 and value is not None]
     several = len({tuple(other["own_sets"]) for other in merges}) > 1
     sets = entry["own_sets"]
     tasks = [f"of {'+'.join(sets) if len(sets) <= 3 else f'{len(sets)} tasks'}"] if several else []
