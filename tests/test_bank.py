@@ -6,6 +6,7 @@ from tiny import tiny_whisper
 
 import speechmerge
 from speechmerge.bank import AdapterBank, Coefficients
+from speechmerge.bank.layers import Mixed
 from speechmerge.errors import SpeechMergeError
 
 KINDS = {  # ranks, scalings and target modules of their own
@@ -282,3 +283,22 @@ def test_adapters_of_another_base_or_shape(base, adapters, tmp_path):
     wide = tiny_whisper(tmp_path / "wide", d_model=64)
     with pytest.raises(SpeechMergeError, match="shape"):
         AdapterBank(load_base(base), [make_adapter(wide, tmp_path / "a")], ["a"])
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_output_of_a_layer_may_be_changed_in_place(transposed):
+    """As fairseq's attentions do with their queries; inputs may be views of any order."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 2, 4, generator=draw, dtype=torch.float64).requires_grad_()
+    c = torch.tensor([0.3, -0.2, 0.3], dtype=torch.float64).requires_grad_()
+    weight, bias, A, B = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in ((6, 4), (6,), (3, 4), (6, 3)))
+    seen = x.transpose(0, 1) if transposed else x
+
+    def loss(y):
+        y *= 0.5
+        return y.pow(2).sum()
+
+    ours = torch.autograd.grad(loss(Mixed.apply(seen, c, weight, bias, A, B)), [x, c])
+    theirs = torch.autograd.grad(loss(seen @ (weight + B @ torch.diag(c) @ A).T + bias), [x, c])
+    for mine, reference in zip(ours, theirs):
+        torch.testing.assert_close(mine, reference)

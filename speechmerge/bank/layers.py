@@ -65,10 +65,10 @@ class Mixed(torch.autograd.Function):
     def forward(ctx, x, c, weight, bias, A, B):
         flat = x.reshape(-1, x.shape[-1])
         hidden = (flat @ A.T).view(*x.shape[:-1], -1)
-        y = nn.functional.linear(flat, weight, bias)
-        y.addmm_((hidden * c.to(x.dtype)).view(len(flat), -1), B.T)
+        y = nn.functional.linear(x, weight, bias)  # no view is returned: some attentions scale their queries in place
+        y.view(-1, y.shape[-1]).addmm_((hidden * c.to(x.dtype)).view(len(flat), -1), B.T)
         ctx.save_for_backward(hidden if ctx.needs_input_grad[1] else None, c, weight, A, B)
-        return y.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
