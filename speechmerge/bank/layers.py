@@ -65,8 +65,10 @@ class Mixed(torch.autograd.Function):
     def forward(ctx, x, c, weight, bias, A, B):
         flat = x.reshape(-1, x.shape[-1])
         hidden = (flat @ A.T).view(*x.shape[:-1], -1)
-        y = nn.functional.linear(x, weight, bias)  # no view is returned: some attentions scale their queries in place
-        y.view(-1, y.shape[-1]).addmm_((hidden * c.to(x.dtype)).view(len(flat), -1), B.T)
+        y = flat.new_empty(*x.shape[:-1], len(weight))  # itself, no view: some attentions scale their queries in place
+        rows = y.view(len(flat), -1)
+        torch.mm(flat, weight.T, out=rows) if bias is None else torch.addmm(bias, flat, weight.T, out=rows)
+        rows.addmm_((hidden * c.to(x.dtype)).view(len(flat), -1), B.T)
         ctx.save_for_backward(hidden if ctx.needs_input_grad[1] else None, c, weight, A, B)
         return y
 
