@@ -134,6 +134,7 @@ do_train() {
 
 do_merge() {
     merge_all "$data_dir" "${adapter_list[@]}"
+    local eval_list=("${adapter_list[@]}") # sets with an adapter of their own
     if [[ -n $sweeps ]]; then sweep_all "$data_dir" "${adapter_list[@]}"; fi
 }
 
