@@ -7,25 +7,25 @@ from speechmerge.files import fingerprint, read_json, write_json
 
 @dataclass(frozen=True)
 class Judgement:
-    """`value`: the deciding metric; `u`: the same, higher is better; `replicates`: u on resampled sets; `loss`: mean
-    cross-entropy per target token (nats), None where the family or task has none."""
+    """`value`: the deciding metric; `u`: the same, higher is better; `replicates`: u on resampled sets, all None where
+    nothing is decoded; `loss`: mean cross-entropy per target token (nats), None where the family or task has none."""
 
-    value: float
-    u: float
+    value: float | None
+    u: float | None
     replicates: object
     loss: float | None
 
 
 class Judge:
-    """reading: "generation" or "labels", as in scores; memory: a folder."""
+    """reading: "generation" or "labels", as in scores; memory: a folder; decoding: false where the loss is enough."""
 
-    def __init__(self, model, set_name: str, task, data_root, split: str, options, reading: str, memory):
+    def __init__(self, model, set_name: str, task, data_root, split: str, options, reading: str, memory, decoding=True):
         from speechmerge.data.batching import FeatureCache
         from speechmerge.data.directory import DataDir
         from speechmerge.decode import by_cosine
         from speechmerge.scoring import Options, ReferenceCache
 
-        self.model, self.task, self.options, self.memory = model, task, options, Path(memory)
+        self.model, self.task, self.options, self.memory, self.decoding = model, task, options, Path(memory), decoding
         path = Path(data_root) / set_name / split
         data = DataDir.read(path)
         task.adapt(model)
@@ -34,16 +34,15 @@ class Judge:
         self.cosine, self.scoring, self.cache = by_cosine(task), Options(), FeatureCache()
         self.reading = "labels" if self.cosine else reading if self.labels else "generation"
         self.teacher = [] if self.cosine else [e for e in self.examples if not model.fits(e, task)]
-        self.print = [data.fingerprint(), task.name, task.settings(), options.deciding(), self.reading]
+        self.print = [data.fingerprint(), task.name, task.settings(), options.deciding(), self.reading, decoding]
 
     def judge(self, key) -> Judgement:
         """The model as it is now. `key`: JSON-able, of everything but data and task that decides what it computes."""
         path = self.memory / f"{fingerprint([self.print, key])[:24]}.json"
         if not path.is_file():
-            rows, loss = self.decoded(), self.loss()
-            write_json(path, {"key": key, "rows": rows, "loss": loss})
+            write_json(path, {"key": key, "rows": self.decoded() if self.decoding else None, "loss": self.loss()})
         found = read_json(path)
-        return Judgement(*self.score(found["rows"]), found["loss"])
+        return Judgement(*(self.score(found["rows"]) if self.decoding else (None, None, None)), found["loss"])
 
     def decoded(self) -> list[list]:
         """[[id, text, score], ...]"""

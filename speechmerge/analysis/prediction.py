@@ -80,7 +80,7 @@ class Prediction(Analysis):
         root, split = study.data(set_name, task, values["max_samples"], values["seed"])
         study.model.equip(task, system.path)
         return Judge(study.model, set_name, task, root, split, Options.of(study.args), values["reading"],
-                     study.output_dir / ".cells")
+                     study.output_dir / ".cells", decoding=values["cost"] == "metric")
 
     def row(self, place: int, judge) -> list[float | None]:
         """judge({adapter: coefficient}) -> Judgement, on the set of the adapter `place`."""
