@@ -157,3 +157,19 @@ def test_sweeps_that_cannot_be_meant(words, message, capsys):
 def test_merges_that_are_not_there(words, status, message, capsys):
     assert main(["evaluate-merged", *words]) == status
     assert message in capsys.readouterr().err
+
+
+def test_a_sweep_says_what_it_could_not_compare(capsys):
+    from speechmerge.stages.merge_sweep import print_summary
+
+    def point(tag, kws, asr):
+        known = [value for value in (kws, asr) if value is not None]
+        return {"tag": tag, "values": {"scale": tag}, "interference_delta": {"kws": kws, "asr": asr},
+                "summary": {"min": min(known), "mean": sum(known) / len(known)}}
+
+    summary = {"points": [point("a", -0.5, None), point("b", -0.2, None)], "ranking": ["b", "a"], "eval_tasks": ["kws", "asr"],
+               "split": "dev", "reading": "generation", "path": "x.json"}
+    print_summary(summary)
+    assert "\nasr: not compared" in capsys.readouterr().out
+    print_summary({**summary, "points": [point("a", -0.5, -0.1), point("b", -0.2, None)]})
+    assert "not compared" not in capsys.readouterr().out

@@ -117,6 +117,11 @@ def print_summary(summary: dict):
         words = " ".join(f"{name}={value}" for name, value in point["values"].items())
         rows.append([words, *("-" if value is None else f"{value:+.2f}" for value in values)])
     print(f"interference_delta on {summary['split']} by {summary['reading']}, best first\n{aligned(rows)}")
+    unknown = [name for name in summary["eval_tasks"]
+               if all(point["interference_delta"].get(name) is None for point in points.values())]
+    if unknown:
+        print(f"{', '.join(unknown)}: not compared, the order is that of the others: on {summary['split']} the own adapter gains "
+              "no more than noise over the base (or is missing); use more utterances")
     print(f"written: {summary['path']}")
 
 
