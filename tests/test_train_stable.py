@@ -7,7 +7,7 @@ import torch
 import transformers
 import yaml
 from safetensors.torch import load_file
-from tiny import tiny_tones, tiny_whisper
+from tiny import tiny_tones, tiny_whisper, watch
 from tiny_upstream import tiny_upstream
 from transformers import TrainerCallback
 
@@ -64,16 +64,7 @@ class Watch(TrainerCallback):
 
 @pytest.fixture
 def watched(monkeypatch):
-    seen, original = [], train_run.make_trainer
-
-    def make(*args):
-        trainer = original(*args)
-        seen.append(Watch(trainer))
-        trainer.add_callback(seen[-1])
-        return trainer
-
-    monkeypatch.setattr(train_run, "make_trainer", make)
-    return seen
+    return watch(monkeypatch, Watch)
 
 
 # --- who learns when ------------------------------------------------------------------------------------------------

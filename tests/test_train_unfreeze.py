@@ -2,7 +2,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_tones, tiny_whisper
+from tiny import tiny_tones, tiny_whisper, watch
 from tiny_qwen import tiny_qwen2_audio
 from tiny_upstream import tiny_upstream
 from transformers import TrainerCallback
@@ -69,16 +69,7 @@ class Watch(TrainerCallback):
 
 @pytest.fixture
 def watched(monkeypatch):
-    seen, original = [], train_run.make_trainer
-
-    def make(*args):
-        trainer = original(*args)
-        seen.append(Watch(trainer))
-        trainer.add_callback(seen[-1])
-        return trainer
-
-    monkeypatch.setattr(train_run, "make_trainer", make)
-    return seen
+    return watch(monkeypatch, Watch)
 
 
 def names_of(model, options=None) -> list[str]:

@@ -123,3 +123,19 @@ def _write_trials(dir, utts):
         rows.append(f"t{i:03d}-a {first} {second} target")
         rows.append(f"t{i:03d}-b {first} {utts[(i + 1) % len(utts)]} nontarget")
     (dir / "trials").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def watch(monkeypatch, make_callback) -> list:
+    """What every trainer that is made from now on is watched by: `make_callback(trainer)`, one for each."""
+    from speechmerge.train import run
+
+    seen, original = [], run.make_trainer
+
+    def make(*args):
+        trainer = original(*args)
+        seen.append(make_callback(trainer))
+        trainer.add_callback(seen[-1])
+        return trainer
+
+    monkeypatch.setattr(run, "make_trainer", make)
+    return seen
