@@ -69,7 +69,8 @@ def test_processes_of_a_training():
 def test_routers_and_analyses_are_jobs():
     route = dry("--stage", "5", "--stop-stage", "5", "--routers", "linear", "--ngpu", "1", "--nj", "3", cmd_backend="slurm")[1]
     assert route[0].startswith("slurm.sh --gpu 1 --max-jobs-run 3 ROUTER=linear exp/log/route.ROUTER.log python -m speechmerge train-router ")
-    [found] = dry("--stage", "8", "--analyses", "weights spectra", "--ngpu", "0", "--nj", "3")[1]
+    found, *after = dry("--stage", "8", "--analyses", "weights spectra", "--ngpu", "0", "--nj", "3")[1]
+    assert all("speechmerge report" in line for line in after)  # where there are scores already
     assert found.startswith("local.sh --max-jobs-run 1 ANALYSIS=weights,spectra exp/log/analyze.ANALYSIS.log python -m speechmerge analyze ")
     assert "conf/analyze/ANALYSIS.yaml" in found and found.endswith("--output-dir exp/analysis/ANALYSIS")
 
