@@ -2,7 +2,6 @@
 
 What a system answers to a listed example is what `decode` writes for it: same weights, same batch, same generation.
 """
-import contextlib
 import logging
 import threading
 import time
