@@ -26,7 +26,7 @@ from speechmerge.demo.weights import KeptWeights
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.models.base import load_model
 from speechmerge.stages import demo
-from speechmerge.systems import System, find_systems, register_adapter
+from speechmerge.systems import find_systems, register_adapter
 from speechmerge.tasks import get_task
 
 STRATEGIES = "{hard: {}, oracle: {}, logit_ensemble: {k: 2}, frames: {strategy: soft, level: frame, window: 0.4}}"

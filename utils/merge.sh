@@ -110,8 +110,7 @@ do_baselines() { decode_all baselines base adapters; }
 do_merge() { merge_all "$data" "${adapter_list[@]}"; }
 
 do_coefficients() {
-    local eval_list=("${task_list[@]}")
-    if [[ -z $sweeps ]]; then skip "no --sweeps, nothing to do"; else sweep_all "$data" "${adapter_list[@]}"; fi
+    if [[ -z $sweeps ]]; then skip "no --sweeps, nothing to do"; else sweep_all "$data" "${task_list[*]}" "${adapter_list[@]}"; fi
 }
 
 do_evaluate() {

@@ -134,8 +134,8 @@ do_train() {
 
 do_merge() {
     merge_all "$data_dir" "${adapter_list[@]}"
-    local eval_list=("${adapter_list[@]}") # sets with an adapter of their own
-    if [[ -n $sweeps ]]; then sweep_all "$data_dir" "${adapter_list[@]}"; fi
+    # judged are the sets that have an adapter of their own
+    if [[ -n $sweeps ]]; then sweep_all "$data_dir" "${adapter_list[*]}" "${adapter_list[@]}"; fi
 }
 
 do_route() {

@@ -109,13 +109,14 @@ merge_all() {
     run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/merge.MERGE.log" merge "${words[@]}"
 }
 
-# The searches that --sweeps names, judged on eval_list: sweep_all data_dir adapter...; the best point becomes a merge.
+# The searches that --sweeps names: sweep_all data_dir "judged sets" adapter...; the best point becomes a merge.
 sweep_all() {
-    local lists file words=() in_turn=true
+    local lists file judged words=() in_turn=true
     config_lists SWEEP sweep "$sweeps"
+    read -ra judged <<<"$2"
     words+=(--config "$file")
     add_configs decode
-    words+=(--adapters "${@:2}" --eval-tasks "${eval_list[@]}" --model "$model" --data "$1" --split "$dev_split")
+    words+=(--adapters "${@:3}" --eval-tasks "${judged[@]}" --model "$model" --data "$1" --split "$dev_split")
     words+=(--exp-dir "$exp_dir" --device "$device" --force "$force" --save-merged true)
     run_jobs "$train_cmd" "${lists[@]}" "$exp_dir/log/sweep.SWEEP.log" merge-sweep "${words[@]}"
 }

@@ -5,6 +5,7 @@
 #   local/pairs.sh --options "{cost: metric}" --output-dir exp/pairs/analysis/metric      # more arguments are those of analyze
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=../../../utils/path.sh
 . ../../utils/path.sh
 ensure_environment
 
