@@ -371,7 +371,7 @@ def test_data_that_is_not_there(base, adapters, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's /proc")
 def test_large_tensors_go_back_to_the_system():
-    from speechmerge.learn.memory import returned_at_once
+    from speechmerge.memory import returned_at_once
 
     def resident():
         return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024

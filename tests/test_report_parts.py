@@ -2,6 +2,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +16,6 @@ from speechmerge.analysis.base import table
 from speechmerge.cli import main
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json
-from speechmerge.memory import PeakMemory
 from speechmerge.report.analyses import read_studies
 from speechmerge.report.coefficients import coefficients, sweeps
 from speechmerge.report.comparison import compare_experiments, short_folders
@@ -206,14 +207,29 @@ def test_costs_count_files_and_seconds(pair):
     assert rows["base"]["ms per utterance"].value == pytest.approx(1000 * 7.5 / 60)
 
 
+PEAKS = """
+import numpy as np
+from speechmerge.memory import CLEAR, PeakMemory, resident_peak
+highest, block = PeakMemory().read()["peak_mb"], np.ones(300_000_000 // 8)
+most = PeakMemory().read()["peak_mb"]
+del block
+after = PeakMemory().read()["peak_mb"]
+try:
+    CLEAR.write_text("5")
+except OSError:
+    pass
+print(highest, most, after, resident_peak() / 1e6)
+"""
+
+
 def test_peaks_begin_anew():
-    before = PeakMemory().read()["peak_mb"]
-    watch = PeakMemory()
-    block = np.ones(40_000_000 // 8)
-    most = watch.read()["peak_mb"]
-    assert most - before == pytest.approx(40, abs=8)
-    del block
-    assert PeakMemory().read()["peak_mb"] < most - 25
+    found = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True).stdout
+    before, most, after, cleared = map(float, found.split())
+    assert most - before == pytest.approx(300, abs=30)
+    if cleared < most - 150:  # what the kernel itself does; some have no such thing, and the peak stays that of the process
+        assert after == pytest.approx(before, abs=30)
+    else:
+        assert after == most
 
 
 def test_every_folder_of_analyses_shows(study):

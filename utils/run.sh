@@ -49,6 +49,7 @@ check_options() {
     read -ra adapter_list <<<"${adapters:-$tasks}"
     read -ra split_list <<<"$splits"
     if ((${#split_list[@]} == 0)); then usage_error "--splits is empty: name at least one"; fi
+    last_split=${split_list[${#split_list[@]} - 1]} # the one that is reported
     read -ra system_list <<<"$systems"
     merges=$(config_names merge --merges "$merges") || exit
     sweeps=$(config_names sweep --sweeps "$sweeps") || exit
@@ -139,7 +140,7 @@ do_merge() {
 }
 
 do_route() {
-    local lists file words=() in_turn=true
+    local lists file files words=() in_turn=true
     if [[ -z $routers ]]; then
         skip "no --routers, nothing to do"
         return
@@ -174,14 +175,13 @@ do_score() {
     write_report
 }
 
-write_report() { # of the last of --splits
-    local split=${split_list[${#split_list[@]} - 1]}
-    speechmerge report --data "$data_dir" --split "$split" --dev-split "$dev_split" --exp-dir "$exp_dir" \
+write_report() {
+    speechmerge report --data "$data_dir" --split "$last_split" --dev-split "$dev_split" --exp-dir "$exp_dir" \
         --output-dir "$exp_dir/report"
 }
 
 do_analyze() {
-    local lists file words=() in_turn=true
+    local lists file files words=() in_turn=true
     if [[ -z $analyses ]]; then
         skip "no --analyses, nothing to do"
         return
@@ -194,7 +194,7 @@ do_analyze() {
     if [[ -n $task ]]; then words+=(--task "$task"); fi
     run_jobs "$decode_cmd" "${lists[@]}" "$exp_dir/log/analyze.ANALYSIS.log" analyze "${words[@]}" \
         --output-dir "$exp_dir/analysis/ANALYSIS"
-    if [[ -e $exp_dir/scores_${split_list[${#split_list[@]} - 1]}.json ]]; then write_report; fi # with the analyses
+    if [[ -e $exp_dir/scores_$last_split.json ]]; then write_report; fi # with the analyses
 }
 
 do_pack() {

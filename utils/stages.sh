@@ -73,10 +73,12 @@ run_jobs() {
     run "${backend[@]}" ${lists[@]+"${lists[@]}"} "$1" "${program[@]}" "${@:2}"
 }
 
-# Into the caller's `lists` and `file`: one job for each of some configs. config_lists MERGE merge "uniform ties" makes
-# lists=(MERGE=uniform,ties) and file=conf/merge/MERGE.yaml; where some are the recipe's and some are shared, file=CONFIG.
+# Into the caller's `lists`, `file` and `files`: one job for each of some configs. config_lists MERGE merge "uniform ties"
+# makes lists=(MERGE=uniform,ties), file=conf/merge/MERGE.yaml and the files themselves; where some are the recipe's and
+# some are shared, file=CONFIG.
 config_lists() {
-    local name files=()
+    local name
+    files=()
     for name in $3; do files+=("$(config "$2" "$name")"); done
     # shellcheck disable=SC2086 # a list
     lists=("$1=$(join $3)")
@@ -89,20 +91,19 @@ config_lists() {
 
 # The merges that --merges names: merge_all data_dir adapter...; first what their methods need measured of the adapters.
 merge_all() {
-    local name file files=() words=() lists data=$1
+    local file files words=() lists data=$1
     shift
     if [[ -z $merges ]]; then
         skip "no --merges, nothing to do"
         return
     fi
-    for name in $merges; do files+=("$(config merge "$name")"); done
+    config_lists MERGE merge "$merges"
     if grep -qE '^method: *(fisher|regmean)' "${files[@]}"; then
         add_configs statistics
         words+=(--merges "${files[@]}" --adapters "$@" --model "$model" --data "$data" --exp-dir "$exp_dir" --device "$device")
         run_jobs "$train_cmd" "$exp_dir/log/statistics.log" statistics "${words[@]}"
         words=()
     fi
-    config_lists MERGE merge "$merges"
     local ngpu=0 # merges are made on the CPU, in any case
     words+=(--config "$file" --adapters "$@" --data "$data" --exp-dir "$exp_dir" --force "$force")
     add_words "$merge_args"
@@ -111,7 +112,7 @@ merge_all() {
 
 # The searches that --sweeps names: sweep_all data_dir "judged sets" adapter...; the best point becomes a merge.
 sweep_all() {
-    local lists file judged words=() in_turn=true
+    local lists file files judged words=() in_turn=true
     config_lists SWEEP sweep "$sweeps"
     read -ra judged <<<"$2"
     words+=(--config "$file")

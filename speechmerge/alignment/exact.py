@@ -3,16 +3,15 @@
 An utterance counts only where what is said again is its audio: equally long to the sample, and with noise and telephone
 put aside the same wave (correlation above 0.5; other utterances have less than 0.2).
 """
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from speechmerge.alignment.espeak import Announcer, Said
+from speechmerge.alignment.espeak import Announcer
 from speechmerge.alignment.times import Piece, Times
 from speechmerge.corpora.mini import plans
 from speechmerge.corpora.mini.corpus import SPLITS, plan_split
-from speechmerge.corpora.mini.render import FASTER, MARGIN, QUIET, Request, through
+from speechmerge.corpora.mini.render import Request, spoken, through
 from speechmerge.corpora.mini.speech import RATE
 from speechmerge.data.audio import read_audio
 from speechmerge.data.directory import DataDir
@@ -45,28 +44,18 @@ def planned(data: DataDir, task: str, split: str) -> dict[str, Request]:
 
 def of_request(announcer: Announcer, request: Request, audio: np.ndarray) -> Times | None:
     """None where this audio is not what was asked for."""
-    said, first, last = spoken(announcer, request)
-    samples = through(request.channel, said.samples[first:last])
+    said = None
+
+    def speak(delivery):
+        nonlocal said
+        said = announcer.say(request.text, request.language, request.variant, delivery)
+        return said.samples
+
+    samples, first = spoken(request, speak)
+    samples = through(request.channel, samples)
     if len(samples) != len(audio) or abs(np.corrcoef(samples, audio)[0, 1]) < ALIKE:
         return None
     return shifted(said.times, -first / RATE, len(audio) / RATE)
-
-
-def spoken(announcer: Announcer, request: Request) -> tuple[Said, int, int]:
-    """What render() says, and the first and last sample that it keeps."""
-    delivery = request.delivery
-    while True:
-        said = announcer.say(request.text, request.language, request.variant, delivery)
-        first, last = loud_part(said.samples)
-        if last - first <= request.longest * RATE:
-            return said, first, last
-        delivery = replace(delivery, rate=round(delivery.rate * FASTER))
-
-
-def loud_part(samples: np.ndarray) -> tuple[int, int]:
-    """First and last sample (exclusive) of what render.trim keeps."""
-    loud = np.flatnonzero(np.abs(samples) > QUIET)
-    return (max(0, loud[0] - MARGIN), min(len(samples), loud[-1] + MARGIN)) if len(loud) else (0, len(samples))
 
 
 def shifted(times: Times, by: float, seconds: float) -> Times:

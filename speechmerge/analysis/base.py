@@ -72,7 +72,7 @@ class Study:
         """Set name -> Task, as the adapters were trained: the words of `chosen`, default the adapters' own."""
         from speechmerge.models.options import configured
 
-        names = (chosen or "").replace(",", " ").split() or map(self.own_set, self.names)
+        names = words_of(chosen) or map(self.own_set, self.names)
         found = {name: task_of(name, self.args.task, self.exp_dir) for name in names}
         configured(found.values(), self.records, self.args)
         return found
@@ -119,6 +119,11 @@ class Analysis:
 
     def run(self) -> Findings:
         raise NotImplementedError
+
+
+def words_of(text: str | None) -> list[str]:
+    """Of an option: apart by commas or spaces."""
+    return str(text or "").replace(",", " ").split()
 
 
 def number(value, digits: int = 6) -> float | None:

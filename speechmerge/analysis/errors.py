@@ -10,7 +10,7 @@ import itertools
 import random
 from pathlib import Path
 
-from speechmerge.analysis.base import ANALYSES, Analysis, Findings, number
+from speechmerge.analysis.base import ANALYSES, Analysis, Findings, number, words_of
 from speechmerge.errors import SpeechMergeError
 from speechmerge.files import fingerprint, read_json
 from speechmerge.merge.parameters import Parameter
@@ -73,7 +73,7 @@ class Errors(Analysis):
 
     @functools.cached_property
     def sets(self) -> dict[str, "Set"]:
-        chosen = words(self.values["sets"]) or sorted({name for _, name in self.table})
+        chosen = words_of(self.values["sets"]) or sorted({name for _, name in self.table})
         return {name: self.references(name) for name in chosen}
 
     def references(self, name: str) -> "Set":
@@ -97,7 +97,7 @@ class Errors(Analysis):
         from speechmerge.scoring import system_order
 
         there = system_order([item for (_, s), item in self.table.items() if s == set_name])
-        wanted = words(self.values["systems"])
+        wanted = words_of(self.values["systems"])
         for name in wanted:
             if name not in KINDS and name not in there:
                 raise self.missing(name, set_name)
@@ -328,10 +328,6 @@ def mixed(lists: list[list]) -> list:
     turned = [rows[place * len(rows) // len(lists):] + rows[:place * len(rows) // len(lists)]
               for place, rows in enumerate(lists)]
     return [row for rows in itertools.zip_longest(*turned) for row in rows if row is not None]
-
-
-def words(text: str | None) -> list[str]:
-    return (text or "").replace(",", " ").split()
 
 
 def read_hyp(item) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from speechmerge.files import fingerprint, read_json
 from speechmerge.merge.parameters import Parameter
 
 ENOUGH = 0.05  # p below which people conclude something
-OTHERS = {"transfer": "transfer", "representations": "representations"}
+OTHERS = ("transfer", "representations")  # analyses whose results are read
 
 
 @ANALYSES.register("families")
@@ -44,7 +44,7 @@ class Families(Analysis):
         return fingerprint([content(self.other(name)) for name in OTHERS])
 
     def other(self, name: str) -> Path:
-        return Path(self.values[name] or self.study.output_dir.absolute().parent / OTHERS[name] / "analysis.json")
+        return Path(self.values[name] or self.study.output_dir.absolute().parent / name / "analysis.json")
 
     def run(self) -> Findings:
         names = self.study.names

@@ -21,6 +21,7 @@ from speechmerge.analysis.studies import (
     difference,
     grouped,
     metric_of,
+    value_of,
     with_interval,
 )
 from speechmerge.errors import SpeechMergeError
@@ -96,10 +97,6 @@ def factors(training) -> tuple[str, int]:
     source = source_of(training)
     kind = f"from {source}" if source else SCRATCH
     return kind + (", unfreezing" if training.options.get("unfreeze_every") else ""), training.record["utterances"]
-
-
-def value_of(decoded, reading: str) -> float:
-    return number((decoded.score[reading] or decoded.score["labels"])["value"])
 
 
 def crossing(shares, values, goal: float) -> tuple[float, str | None]:

@@ -8,9 +8,7 @@
 A domain is a split of its own: test_kathbath, test_common_voice (`prepare --param test_by_source=true`). Compare
 trainings of equally many hours (`format --mix a=0.75,b=0.25 --hours 10`): else a ratio is also an amount.
 """
-from pathlib import Path
-
-from speechmerge.analysis.base import ANALYSES, Findings, number, table
+from speechmerge.analysis.base import ANALYSES, Findings, number, table, words_of
 from speechmerge.analysis.studies import (
     SHARED,
     Point,
@@ -20,6 +18,8 @@ from speechmerge.analysis.studies import (
     grouped,
     metric_of,
     need,
+    record_of,
+    value_of,
     written,
 )
 from speechmerge.errors import SpeechMergeError, UsageError
@@ -41,8 +41,8 @@ class Mixing(TrainingStudy):
 
     def splits(self) -> list[str]:
         if self.values["domains"]:
-            return self.values["domains"].replace(",", " ").split()
-        corpora = sorted({corpus for name in self.study.systems for corpus in hours_of(data_of(name))})
+            return words_of(self.values["domains"])
+        corpora = sorted({corpus for system in self.study.systems for corpus in hours_of(record_of(system)["data"])})
         return [f"{self.study.split}_{corpus}" for corpus in corpora]
 
     def run(self) -> Findings:
@@ -63,7 +63,7 @@ class Mixing(TrainingStudy):
         for place, split in enumerate(self.splits()):
             scores = self.scored(trainings, split)
             metric = metric_of(scores)
-            base[split] = number(scores["base"].score[self.values["reading"]]["value"])
+            base[split] = value_of(scores["base"], self.values["reading"])
             curves[split] = [self.shuffled(self.point(own, scores, share=share, hours=mean_hours(own, hours)), place)
                              for (share,), own in groups]
         curves[MEAN], base[MEAN] = mean_curve(list(curves.values())), number(sum(base.values()) / len(base))
@@ -78,16 +78,6 @@ class Mixing(TrainingStudy):
 
         order = np.random.default_rng(place).permutation(len(point.u))
         return Point(point.trainings, point.value, point.u[order], point.higher_is_better, point.more)
-
-
-def data_of(system) -> str:
-    from speechmerge.files import read_json
-
-    file = Path(system.path) / "speechmerge.json"
-    if not file.is_file():
-        raise SpeechMergeError(f"{system.path}: has no speechmerge.json, so nothing tells what it was trained on; name "
-                               "adapters that `speechmerge train` made with --adapters")
-    return read_json(file)["data"]
 
 
 def hours_of(folder) -> dict[str, float]:

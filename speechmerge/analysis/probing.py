@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechmerge.analysis.base import ANALYSES, Analysis, Findings, table
+from speechmerge.analysis.base import ANALYSES, Analysis, Findings, table, words_of
 from speechmerge.analysis.probing_targets import PROPERTIES, WORD, class_of, segments
 from speechmerge.analysis.representations import encoder_layers
 from speechmerge.errors import SpeechMergeError, UsageError
@@ -66,7 +66,7 @@ class Probing(Analysis):
         return Findings(data, pictures(data), lines(data))
 
     def properties(self) -> list[str]:
-        words = list(dict.fromkeys(self.values["properties"].replace(",", " ").split()))
+        words = list(dict.fromkeys(words_of(self.values["properties"])))
         if unknown := [word for word in words if word not in PROPERTIES]:
             raise UsageError(f"options.properties: unknown property {unknown[0]!r}; {nearest(unknown[0], PROPERTIES)}")
         return words

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechmerge.analysis.probing_targets import phones_at, word_type
+from speechmerge.analysis.representations import batches
 from speechmerge.errors import SpeechMergeError
 
 # Time of position 0 in distances of positions: padded convolutions begin at 0, OWSM's two bare ones look ahead
@@ -40,23 +41,11 @@ class Sample:
     words: list[tuple[int, int, str]]
 
 
-def batches(model, sound: Sound, most: int | None = None):
-    """(indices, batch) of the examples, as they are decoded."""
-    from speechmerge.decode import Options, plan
-    from speechmerge.models.base import Item
-
-    examples = sound.examples[:most]
-    for indices in plan(model, sound.task, examples, Options()):
-        items = [Item(examples[i], sound.cache.get(examples[i], model.features), model.seconds(examples[i]))
-                 for i in indices]
-        yield indices, model.collate(items, sound.task)
-
-
 def position_seconds(model, sounds: list[Sound], layer: int) -> float:
     """The distance of two positions: the slope of durations over positions that hold sound, rounded to GRID."""
     seconds, lengths = [], []
     for sound in sounds:
-        for indices, batch in batches(model, sound, MEASURED):
+        for indices, batch in batches(model, sound.task, sound.examples[:MEASURED], sound.cache):
             lengths += model.encoder_states(batch, layer)[1].tolist()
             seconds += [model.seconds(sound.examples[i]) for i in indices]
     seconds, lengths = np.array(seconds), np.array(lengths)
@@ -87,7 +76,7 @@ def harvest(model, sounds: list[Sound], samples: dict[tuple[str, str], Sample], 
     of `samples` {(set, utterance): Sample}. In memory are one batch of utterances and the frames that were drawn."""
     found = {layer: {} for layer in layers}
     for sound in sounds:
-        for indices, batch in batches(model, sound):
+        for indices, batch in batches(model, sound.task, sound.examples, sound.cache):
             for layer in layers:
                 states, lengths = model.encoder_states(batch, layer)
                 for index, own, length in zip(indices, states.float().cpu().numpy(), lengths.tolist()):

@@ -10,8 +10,7 @@ and for the colour of r, which panphon calls high. A diphthong is a vowel, of ne
 import functools
 import unicodedata
 
-from speechmerge.errors import SpeechMergeError
-from speechmerge.metrics.phone_distance import AFFRICATE, MARKS, TIE, features
+from speechmerge.metrics.phone_distance import features, repaired
 
 PHONETIC = ("vowel", "manner", "place", "voicing", "height", "backness")
 WORD = "word"
@@ -22,13 +21,8 @@ PASSED_OVER = "ˈˌ\u200d˞"
 @functools.lru_cache(maxsize=None)
 def segments(phone: str) -> tuple[dict[str, int], ...]:
     """panphon's features {name: -1, 0, 1} of each segment of a phone; () for what panphon does not know."""
-    try:
-        table = features()
-    except ImportError as error:
-        raise SpeechMergeError("panphon is missing, whose articulatory features are probed; "
-                               "run: pip install 'speechmerge[analysis]'") from error
-    plain = bare(phone)
-    written = AFFRICATE.sub(rf"\1{TIE}", unicodedata.normalize("NFD", bare(MARKS.get(plain, plain))))
+    table = features()
+    written = bare(repaired(bare(phone)))
     return tuple(dict(zip(table.names, vector)) for vector in table.word_to_vector_list(written, numeric=True))
 
 

@@ -9,7 +9,7 @@
 1: equal up to rotation and scale; 0: nothing in common. A mini-batch holds one position of each utterance, because
 positions of one utterance are not independent; each round draws others.
 """
-from speechmerge.analysis.base import ANALYSES, Analysis, Findings, number, table
+from speechmerge.analysis.base import ANALYSES, Analysis, Findings, number, table, words_of
 from speechmerge.analysis.weights import matrix
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merge.parameters import Parameter
@@ -63,9 +63,19 @@ def encoder_layers(model, chosen: str | None) -> list[int]:
     from speechmerge.blocks import depths
 
     if chosen is not None:
-        return [int(word) for word in str(chosen).replace(",", " ").split()]
+        return [int(word) for word in words_of(chosen)]
     depth = depths(name for name, _ in model.core.named_parameters())
     return list(range(next(depth[part] for part in ("audio_tower", "encoder", *depth) if part in depth) + 1))
+
+
+def batches(model, task, examples, cache):
+    """(indices, batch) of the examples, as they are decoded."""
+    from speechmerge.decode import Options, plan
+    from speechmerge.models.base import Item
+
+    for indices in plan(model, task, examples, Options()):
+        items = [Item(examples[i], cache.get(examples[i], model.features), model.seconds(examples[i])) for i in indices]
+        yield indices, model.collate(items, task)
 
 
 def drawn(model, sounds, layers: list[int], rounds: int, seed: int) -> dict:
@@ -74,16 +84,10 @@ def drawn(model, sounds, layers: list[int], rounds: int, seed: int) -> dict:
 
     import torch
 
-    from speechmerge.decode import Options, plan
-    from speechmerge.models.base import Item
-
     found = {layer: [] for layer in layers}
     for task, examples, cache in sounds:
         rows = {layer: [None] * len(examples) for layer in layers}
-        for indices in plan(model, task, examples, Options()):
-            items = [Item(examples[i], cache.get(examples[i], model.features), model.seconds(examples[i]))
-                     for i in indices]
-            batch = model.collate(items, task)
+        for indices, batch in batches(model, task, examples, cache):
             for layer in layers:
                 with torch.inference_mode():
                     states, lengths = model.encoder_states(batch, layer)

@@ -99,15 +99,9 @@ class TrainingStudy(Analysis):
 
     def trainings(self) -> list[Training]:
         """Raises SpeechMergeError for an adapter without record, or of another base than the first."""
-        from speechmerge.files import read_json
-
         study, found = self.study, []
         for name, system in zip(study.names, study.systems):
-            file = Path(system.path) / "speechmerge.json"
-            if not file.is_file():
-                raise SpeechMergeError(f"{system.path}: has no speechmerge.json, so nothing tells how it was trained; "
-                                       "name adapters that `speechmerge train` made with --adapters")
-            record = read_json(file)
+            record = record_of(system)
             found.append(Training(name, system, record, self.set_of(name, record)))
             if record["base"]["fingerprint"] != found[0].record["base"]["fingerprint"]:
                 raise SpeechMergeError(f"{system.path}: trained from {record['base']['source']}, {found[0].name} from "
@@ -148,11 +142,32 @@ class TrainingStudy(Analysis):
         return mean_point(trainings, [scores[training.name] for training in trainings], self.values["reading"], more)
 
 
-def mean_point(trainings, decoded, reading: str, more: dict) -> Point:
+def record_of(system) -> dict:
+    """Its speechmerge.json. SpeechMergeError where it has none."""
+    from speechmerge.files import read_json
+
+    file = Path(system.path) / "speechmerge.json"
+    if not file.is_file():
+        raise SpeechMergeError(f"{system.path}: has no speechmerge.json, so nothing tells how it was trained; "
+                               "name adapters that `speechmerge train` made with --adapters")
+    return read_json(file)
+
+
+def reading_of(decoded, wanted: str) -> str:
+    """The reading that was asked for, else the one that a set has: transcripts have no labels."""
+    from speechmerge.scoring import READINGS
+
+    return next(reading for reading in (wanted, *READINGS) if decoded.score[reading])
+
+
+def value_of(decoded, wanted: str) -> float:
+    return number(decoded.score[reading_of(decoded, wanted)]["value"])
+
+
+def mean_point(trainings, decoded, wanted: str, more: dict) -> Point:
     import numpy as np
 
-    reading = reading if decoded[0].score[reading] else next(r for r, s in decoded[0].score.items() if r in (
-        "generation", "labels") and s)
+    reading = reading_of(decoded[0], wanted)
     values = [entry.score[reading]["value"] for entry in decoded]
     rows = np.stack([entry.u_replicates(reading) for entry in decoded])
     return Point(list(trainings), float(np.mean(values)), over_seeds(rows), decoded[0].score["higher_is_better"], more)

@@ -17,8 +17,8 @@ from speechmerge.errors import SpeechMergeError
 from speechmerge.files import atomic_file
 from speechmerge.learn.base import Learner
 from speechmerge.learn.data import TaskData
-from speechmerge.learn.memory import returned_at_once
 from speechmerge.learn.parametrisation import Parametrisation, Stage, stages
+from speechmerge.memory import returned_at_once
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"

@@ -45,17 +45,6 @@ def one_thread():
     _now.threads = 1
 
 
-def keep_memory():
-    """Have the C library keep freed memory for the next blocks instead of giving it back and asking for it again, page
-    by page. For a process that merges and ends; glibc only."""
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: bytes from which memory is mapped for each request
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: bytes of free memory from which it is given back
-
-
 def ordered(function, items, here: bool = False):
     """Yield function(item) for each item, in order, computed on all cores. `here`: the function changes what is in this
     process, or its results are large."""

@@ -36,9 +36,8 @@ class PhoneDistance:
 
     def _units(self, phone: str) -> tuple[str, ...]:
         """A phone as written by a G2P -> what is compared: one for an affricate, two for a diphthong."""
-        written = unicodedata.normalize("NFD", MARKS.get(phone, phone))
-        found = self.table.ipa_segs(AFFRICATE.sub(rf"\1{TIE}", written))
-        return tuple(found) or (written,)
+        written = repaired(phone)
+        return tuple(self.table.ipa_segs(written)) or (written,)
 
     def _vector(self, unit: str) -> tuple | None:
         """Features of a phone; None where panphon does not know it."""
@@ -85,6 +84,11 @@ class PhoneDistance:
             if pair[0] != pair[1]:
                 found.append(pair)
         return found[::-1]
+
+
+def repaired(phone: str) -> str:
+    """As panphon knows it: its own letters, an affricate with its tie bar."""
+    return AFFRICATE.sub(rf"\1{TIE}", unicodedata.normalize("NFD", MARKS.get(phone, phone)))
 
 
 @functools.lru_cache(maxsize=1)

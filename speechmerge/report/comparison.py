@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.files import read_json
 from speechmerge.metrics import bootstrap
 from speechmerge.report.settings import settings_of
 from speechmerge.report.tables import READINGS, Results, TaskInfo, read_results
@@ -140,8 +139,7 @@ def targets(results: Results, task: TaskInfo) -> dict[str, str] | None:
 
 
 def decodings(results: Results, name: str) -> list[dict]:
-    paths = [results.decode_dir(system.name, name) / "decode.json" for system in results.systems]
-    return [read_json(path) for path in paths if path.is_file()]
+    return [found for system in results.systems if (found := results.decoding(system.name, name))]
 
 
 class Scorer:
@@ -159,8 +157,7 @@ class Scorer:
             self.missing[name] = task.data
             return None
         folder = results.decode_dir(system, name)
-        record = folder / "decode.json"
-        settings = read_json(record).get("settings") if record.is_file() else None
+        settings = (results.decoding(system, name) or {}).get("settings")
         references = self.cache.get(task.task, found[0], settings)
         hyps, scores = read_readings(folder).get(reading, (None, None))
         if hyps is None:

@@ -2,7 +2,6 @@
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json
 from speechmerge.report.listing import Listing, Shown
 from speechmerge.report.tables import Results
 from speechmerge.systems import located
@@ -32,8 +31,7 @@ def cost_table(results: Results) -> Listing | None:
 
 
 def decodings(results: Results, system: str) -> list[dict]:
-    paths = [results.decode_dir(system, task.name) / "decode.json" for task in results.tasks]
-    return [read_json(path) for path in paths if path.is_file()]
+    return [found for task in results.tasks if (found := results.decoding(system, task.name))]
 
 
 def cost_row(system, records: list[dict], base: int | None, exp_dir) -> list:

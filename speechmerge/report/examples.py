@@ -10,7 +10,6 @@ import io
 from dataclasses import dataclass
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import read_json
 from speechmerge.report.tables import Results, System, TaskInfo
 from speechmerge.scoring import read_hypotheses
 
@@ -184,8 +183,8 @@ def _show(example, reference: str, group: str, lines: list[Line], audio: Audio) 
 
 def decoded_with(results: Results, systems, info: TaskInfo) -> dict:
     """The task's settings (target format, inputs) with which the first system was decoded; the others agree with it."""
-    records = [results.decode_dir(system.name, info.name) / "decode.json" for system in systems]
-    return read_json(records[0]).get("settings", {}) if records and records[0].is_file() else {}
+    found = results.decoding(systems[0].name, info.name) if systems else None
+    return (found or {}).get("settings", {})
 
 
 def _lines(folder, system: System, task, examples: dict, labels) -> dict[str, Line]:

@@ -23,7 +23,8 @@ class RouterReport:
 def router_reports(exp_dir, split: str) -> list[RouterReport]:
     """Of every router of the experiment; confusions of the reported split, else of the last one it was tried on."""
     paths = sorted(Path(exp_dir).glob("router/**/report.json"), key=lambda path: natural(str(path)))
-    return [router_report(path.parent, read_json(path), split) for path in paths if read_json(path).get("splits")]
+    records = [(path.parent, read_json(path)) for path in paths]
+    return [router_report(folder, record, split) for folder, record in records if record.get("splits")]
 
 
 def router_report(folder: Path, record: dict, split: str) -> RouterReport:
@@ -53,9 +54,8 @@ def confusion_plot(name: str, row: dict, split: str) -> Plot:
 
     labels = row["labels"]
     shares = [[count / sum(counts) if sum(counts) else None for count in counts] for counts in row["confusion"]]
-    plot = heat_map(f"confusion_{slug(name)}", f"Router {name}: true label against chosen ({split})", labels, labels, shares,
+    return heat_map(f"confusion_{slug(name)}", f"Router {name}: true label against chosen ({split})", labels, labels, shares,
                     "columns: what was chosen; shares of each row", limit=1.0)
-    return plot
 
 
 def routed_shares(results: Results) -> tuple[Plot, Listing] | None:

@@ -39,8 +39,8 @@ def read_record(system, name: str, results: Results) -> dict | None:
 
 def decoding_of(results: Results, name: str) -> dict | None:
     """That of the first system; the others of a set are decoded alike."""
-    paths = (results.decode_dir(system.name, name) / "decode.json" for system in results.systems)
-    return next((read_json(path) for path in paths if path.is_file()), None)
+    records = (results.decoding(system.name, name) for system in results.systems)
+    return next(filter(None, records), None)
 
 
 def without(record: dict) -> dict:

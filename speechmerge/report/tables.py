@@ -124,6 +124,11 @@ class Results:
     def decode_dir(self, system: str, task: str) -> Path:
         return self.exp_dir / "decode" / self.split / system / task
 
+    def decoding(self, system: str, task: str) -> dict | None:
+        """What decode.json says of it; None where it was not decoded here."""
+        path = self.decode_dir(system, task) / "decode.json"
+        return read_json(path) if path.is_file() else None
+
 
 def read_results(exp_dir, split: str) -> Results:
     """Raises SpeechMergeError, with the command that mends it, where scores are missing or incomplete."""

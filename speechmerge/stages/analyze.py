@@ -34,7 +34,7 @@ def run(args):
 
     from speechmerge.analysis.base import ANALYSES, Study
     from speechmerge.done import is_done, step_key
-    from speechmerge.merge.compute import keep_memory
+    from speechmerge.memory import keep_memory
     from speechmerge.systems import find_adapters
 
     keep_memory()

@@ -131,7 +131,7 @@ def make(spec, merge, folder, key):
 
     from speechmerge.done import mark_done
     from speechmerge.files import atomic_dir
-    from speechmerge.merge.compute import keep_memory
+    from speechmerge.memory import keep_memory
     from speechmerge.merge.save import check_options, check_target, write
 
     keep_memory()

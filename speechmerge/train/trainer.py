@@ -2,7 +2,6 @@
 import contextlib
 import errno
 import logging
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from speechmerge.data.batching import BucketBatchSampler, DurationBatchSampler, 
 from speechmerge.decode import Options, answer_scores, by_cosine, compared, hypotheses, plan
 from speechmerge.distributed import World, gathered
 from speechmerge.errors import SpeechMergeError
+from speechmerge.memory import resident_peak
 from speechmerge.models.base import Item, SpeechModel
 from speechmerge.train.options import TrainOptions
 from speechmerge.train.schedule import Freezing, Pull, stable_schedule
@@ -320,8 +320,7 @@ def memory_gb() -> float:
     """Peak: of the GPU where one is used, else of this process."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return resident_peak() / 2**30
 
 
 def adam(options: TrainOptions):

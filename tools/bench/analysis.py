@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import measure
-from measure import ROOT, Contender, alternate, samples_of, spread
+from measure import ROOT, Contender, samples_of, spread
 
 KINDS = ("weights", "subspaces", "spectra")
 
@@ -47,12 +47,7 @@ def main():
     parser.add_argument("--cpus", type=int, default=2, help="processors and threads (default: 2)")
     args = parser.parse_args()
     args.work = args.work.resolve()
-    found = contenders(args.work)
-    measure.alone(args.work)
-    report = measure.Report(args.results, "analysis", "Analyses of eight adapters' weights", table)
-    samples = alternate(found, args.runs, args.cpus, args.work)
-    report.put({name: measure.row(runs) for name, runs in samples.items()})
-    report.show()
+    measure.whole_processes(args, "analysis", "Analyses of eight adapters' weights", contenders(args.work), table)
 
 
 if __name__ == "__main__":

@@ -243,6 +243,18 @@ def _footer(about: dict) -> str:
 
 # options that all benchmarks share
 
+def whole_processes(args, name: str, title: str, contenders: dict[str, Contender], table, warm_up: bool = False):
+    """A benchmark that is nothing but commands in turn: --runs of each, kept and shown. warm_up: one of each before."""
+    alone(args.work)
+    if warm_up:
+        print("one run of each first, which does not count", flush=True)
+        alternate(contenders, 1, args.cpus, args.work)
+    report = Report(args.results, name, title, table)
+    samples = alternate(contenders, args.runs, args.cpus, args.work)
+    report.put({label: row(runs) for label, runs in samples.items()})
+    report.show()
+
+
 def add_options(parser, runs=5):
     parser.add_argument("--runs", type=int, default=runs, help=f"runs of each contender (default: {runs})")
     parser.add_argument("--work", type=Path, default=WORK, help="models and outputs (default: tools/bench/work)")

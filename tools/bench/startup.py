@@ -8,7 +8,7 @@ import argparse
 import sys
 
 import measure
-from measure import Contender, alternate, ratios, samples_of, spread
+from measure import Contender, ratios, samples_of, spread
 
 
 def contenders(work) -> dict[str, Contender]:
@@ -59,14 +59,7 @@ def main():
     parser.add_argument("--cpus", type=int, default=2, help="processors and threads (default: 2)")
     args = parser.parse_args()
     args.work = args.work.resolve()
-    found = contenders(args.work)
-    measure.alone(args.work)
-    print("one run of each first, which does not count", flush=True)
-    alternate(found, 1, args.cpus, args.work)
-    report = measure.Report(args.results, "startup", "Time to an answer", table)
-    samples = alternate(found, args.runs, args.cpus, args.work)
-    report.put({name: measure.row(runs) for name, runs in samples.items()})
-    report.show()
+    measure.whole_processes(args, "startup", "Time to an answer", contenders(args.work), table, warm_up=True)
 
 
 if __name__ == "__main__":

@@ -40,22 +40,27 @@ class Request:
 
 def render(synthesizer: Synthesizer, request: Request) -> np.ndarray:
     """float32 samples in [-1, 1] at 16 kHz, at most `request.longest` seconds."""
+    samples = spoken(request, lambda delivery: synthesizer.speak(request.text, request.language, request.variant, delivery))[0]
+    return disturb(through(request.channel, samples), f"{request.seed}:{request.id}", NOISE[request.channel])
+
+
+def spoken(request: Request, speak) -> tuple[np.ndarray, int]:
+    """(what is kept of `speak(delivery)`, number of its first sample), said faster until it is short enough."""
     delivery = request.delivery
     while True:
-        samples = trim(synthesizer.speak(request.text, request.language, request.variant, delivery))
-        if len(samples) <= request.longest * RATE:
-            return disturb(through(request.channel, samples), f"{request.seed}:{request.id}", NOISE[request.channel])
+        samples = speak(delivery)
+        first, end = loud_part(samples)
+        if end - first <= request.longest * RATE:
+            return samples[first:end], first
         if delivery.rate > 400:
             raise ValueError(f"{request.id}: {request.text!r} does not fit into {request.longest} s at any rate")
         delivery = replace(delivery, rate=round(delivery.rate * FASTER))
 
 
-def trim(samples: np.ndarray) -> np.ndarray:
-    """Without most of the silence before and after."""
+def loud_part(samples: np.ndarray) -> tuple[int, int]:
+    """First sample and end without most of the silence before and after."""
     loud = np.flatnonzero(np.abs(samples) > QUIET)
-    if not len(loud):
-        return samples
-    return samples[max(0, loud[0] - MARGIN) : loud[-1] + MARGIN]
+    return (max(0, loud[0] - MARGIN), min(len(samples), loud[-1] + MARGIN)) if len(loud) else (0, len(samples))
 
 
 def through(channel: str, samples: np.ndarray) -> np.ndarray:
