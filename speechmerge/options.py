@@ -3,6 +3,8 @@ import argparse
 
 import yaml
 
+from speechmerge.errors import UsageError
+
 
 def boolean(text) -> bool:
     """true or false, as in the recipes (`--force true`)."""
@@ -57,3 +59,10 @@ SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "devel": "dev"}  # 
 def split_name(text: str) -> str:
     """The folder name of a split: `validation` and its short forms are `dev`."""
     return SPLITS.get(text, text)
+
+
+def check_speeds(speeds):
+    """Raises UsageError for a factor that is no speed."""
+    for speed in speeds:
+        if not 0.5 <= speed <= 2 or round(speed, 2) != speed:
+            raise UsageError(f"--speeds: found {speed:g}, expected factors from 0.5 to 2 in hundredths, as 0.9")

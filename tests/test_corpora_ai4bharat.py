@@ -385,13 +385,27 @@ def test_rows_of_indicvoices_and_shrutilipi():
 
 # the miniature
 
+# A third of it, which is as much to test on and faster; tests/test_recipes.py makes the whole one
+SMALL = {"KATHBATH": {"train": 24, "dev": 4, "test": 6, "test_known": 4, "test_noisy": 6, "test_known_noisy": 4},
+         "COMMON_VOICE": {"hi": (16, 4, 8), "pa": (16, 4, 8), "te": (16, 4, 8), "it": (32, 6, 8)},
+         "MLS": {"train": 40, "dev": 6, "test": 8}, "BULLETINS": 3, "SENTENCES": 4, "ALONE": {"train": 6, "dev": 1},
+         "STRETCHES": {"train": 3, "dev": 4}}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The data directories of the miniature, and its folder."""
     root = tmp_path_factory.mktemp("ai4bharat")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in SMALL.items():
+            patch.setattr(twin, name, size)
+        make(root)
+    return root
+
+
+def make(root):
     CORPORA.get("ai4bharat")().prepare(root / "data", corpus_dir=root / "twin", mini=True, nj=2, test_by_source=True,
                                        kathbath_sets="train,dev,test,test_known,test_noisy")
-    return root
 
 
 def test_the_miniature_through_prepare_format_and_validate(made):
@@ -443,7 +457,9 @@ def test_ratios_of_sources_by_stage_2(made, tmp_path):
 
 def test_the_miniature_is_the_same_each_time(tmp_path, monkeypatch):
     monkeypatch.setattr(twin, "INDIAN", ("te",))
-    monkeypatch.setattr(twin.common_voice_asr, "TWIN", {"te": (2, 1, 1), "it": (2, 1, 1)})
+    monkeypatch.setattr(twin, "COMMON_VOICE", {"te": (2, 1, 1), "it": (2, 1, 1)})
+    monkeypatch.setattr(twin, "KATHBATH", SMALL["KATHBATH"])
+    monkeypatch.setattr(twin, "MLS", {"train": 40, "dev": 1, "test": 1})
     hashes = []
     for place, nj in (("a", 1), ("b", 2)):
         twin.write(tmp_path / place, 5, nj)

@@ -1,14 +1,19 @@
 """Routers: classifiers on encoder states, their calibration and reports, what is kept and what is refused."""
 import json
 import math
+from collections import Counter
+from dataclasses import replace
 
 import pytest
+import soundfile
 import torch
 from adapters import load_base
 from routes import SETS, make_recipe, train
 from tiny import tiny_whisper
 
 from speechmerge.cli import main
+from speechmerge.data.audio import change_speed, read_audio, write_wav
+from speechmerge.data.batching import FeatureCache
 from speechmerge.data.directory import DataDir
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.models import load_model
@@ -16,8 +21,9 @@ from speechmerge.route import CLASSIFIERS
 from speechmerge.route.calibration import calibration_error, temperature
 from speechmerge.route.evaluation import report
 from speechmerge.route.fitting import FitOptions, fit, logits_of, sampling_shares
-from speechmerge.route.hearing import averaged
-from speechmerge.route.router import Router
+from speechmerge.route.hearing import Hearing, averaged, hear
+from speechmerge.route.router import Router, listening_task
+from speechmerge.route.train import Recipe, crops, read_split, some
 from speechmerge.tasks import get_task
 
 
@@ -138,6 +144,45 @@ def test_averages_leave_silence_out():
     assert averaged(states, torch.tensor([6]), 4)[0, :, 0].tolist() == [1.5, 4.5, 0.0]
 
 
+def heard_of(recipe, split: str = "train"):
+    return read_split({name: recipe / "data" / name / split for name in SETS}, "set")
+
+
+def test_some_utterances_of_every_label(recipe):
+    everything = heard_of(recipe)
+    found = {seed: some(everything, Recipe(utterances=3, fit=FitOptions(seed=seed))) for seed in (1, 1, 2)}
+    for own in found.values():
+        assert Counter(own.labels) == {"low": 3, "high": 3}
+        assert all(id.startswith(label) for id, label in zip(own.ids, own.labels))
+    assert found[1].ids == some(everything, Recipe(utterances=3, fit=FitOptions(seed=1))).ids != found[2].ids
+    assert some(everything, Recipe(utterances=0)).ids == some(everything, Recipe(utterances=99)).ids == everything.ids
+
+
+def test_stretches_at_another_speed_are_those_of_audio_at_that_speed(recipe, tmp_path):
+    model = load_model(recipe / "base", device="cpu")
+    examples = heard_of(recipe).examples[:4]
+    own = crops(model, examples, Recipe(crops=5, crop_seconds=(0.3, 0.8), speeds=(0.8, 1.25)))
+    assert {stretch.example.audio[0].speed for stretch in own} == {0.8, 1.25}
+    faster = []
+    for number, stretch in enumerate(own):
+        sound = stretch.example.audio[0]
+        path = tmp_path / f"{number}.wav"
+        write_wav(path, change_speed(read_audio(sound.path), sound.speed))
+        seconds = soundfile.info(path).duration
+        assert stretch.start + stretch.seconds <= seconds + 1e-6
+        faster.append(replace(stretch, example=replace(stretch.example, audio=(str(path),), duration=seconds)))
+    states = [hear(model, listening_task(), part, Hearing(), FeatureCache()) for part in (own, faster)]
+    for a, b in zip(*states):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)  # 16 bits of the file
+
+
+def test_speeds_make_another_router(recipe, capsys):
+    assert train(recipe, "--speeds", "0.9", "1.1", name="speeds") == 0
+    weights = [(recipe / "exp/router" / name / "router.safetensors").read_bytes() for name in ("pitch", "speeds")]
+    assert weights[0] != weights[1]
+    assert train(recipe, "--speeds", "0.9", "1.1", name="speeds") == 0 and "kept" in capsys.readouterr().out
+
+
 def test_the_router_finds_the_sets(recipe):
     found = json.loads((recipe / "exp/router/pitch/report.json").read_text())
     assert found["splits"]["test"]["accuracy"] == 1.0
@@ -203,6 +248,8 @@ def test_files_that_do_not_belong_together(recipe, tmp_path):
     (["--base-labels", "lo"], "no label 'lo'; did you mean 'low'"),
     (["--labels-from", "dialect"], "utterance low-00 has no label for the router"),
     (["--crop-seconds", "3", "1"], "rising seconds"),
+    (["--speeds", "3"], "--speeds: found 3"),
+    (["--utterances", "-1"], "-1 utterances of each label"),
     (["--layer", "9"], "layer 9 of an encoder of 2"),
 ])
 def test_wrong_options(recipe, capsys, words, message):
@@ -218,7 +265,5 @@ def test_labels_that_training_lacks(tmp_path, recipe, capsys):
 
 
 def test_hearing_is_checked():
-    from speechmerge.route.hearing import Hearing
-
     with pytest.raises(UsageError, match="stride 0"):
         Hearing(stride=0)

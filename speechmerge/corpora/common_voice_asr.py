@@ -15,7 +15,7 @@ from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.common_voice import language_folder, read_tsv
 from speechmerge.corpora.gather import Gathered, make_utterance, plain, stem
 from speechmerge.corpora.published import Hub, Part, PublishedCorpus, Reading, Split
-from speechmerge.corpora.twins import Spoken, gender, sentences, speak, voices, write_lines
+from speechmerge.corpora.twins import Spoken, crowd, gender, sentences, speak, write_lines
 from speechmerge.data.directory import Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
@@ -144,13 +144,13 @@ def from_row(row: dict, language: str, text: str = "published") -> Utterance | N
     return utterance if utterance.text else None
 
 
-def twin(root: Path, folder: str, language: str, seed: int, sentence=sentences) -> list[Spoken]:
+def twin(root: Path, folder: str, language: str, seed: int, sentence=sentences, sizes=None) -> list[Spoken]:
     """Writes a language's tables below root/folder; what is to be spoken, paths below root."""
     rng, spoken, tables = random.Random(f"common_voice:{language}:{seed}"), [], {}
     top = Path(folder) / TWIN_RELEASE / locale(language)
-    numbers = iter(rng.sample(range(10 ** 7, 4 * 10 ** 7), 60))
-    for (split, table), count in zip(TABLES.items(), TWIN[language]):
-        group = voices(split)[-5:]
+    numbers = iter(rng.sample(range(10 ** 7, 4 * 10 ** 7), 150))
+    for (split, table), count in zip(TABLES.items(), sizes or TWIN[language]):
+        group = crowd(split)[1::2]
         clients = {voice.name: "".join(rng.choices("0123456789abcdef", k=128)) for voice in group}
         for place in range(count):
             voice, text = group[place % len(group)], sentence(language, split, rng)

@@ -15,7 +15,7 @@ from speechmerge.corpora.base import CORPORA
 from speechmerge.corpora.gather import Gathered, make_utterance, stem
 from speechmerge.corpora.lines import numbered_lines
 from speechmerge.corpora.published import Archive, Hub, Part, PublishedCorpus, Reading, Split
-from speechmerge.corpora.twins import Spoken, gender, sentences, speak, voices, write_lines
+from speechmerge.corpora.twins import Spoken, crowd, gender, sentences, speak, write_lines
 from speechmerge.data.directory import Utterance
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.registry import nearest
@@ -30,7 +30,7 @@ HUB_SPLITS = {"all": ("train",), "9h": ("9_hours",), "1h": ("1_hours",), "10h": 
 SIZES = {"it": {"all": 59623, "9h": 2173, "1h": 240, "10h": 2413, "dev": 1248, "test": 1262}}
 TAB, BOOK = "\t", "https://www.archive.org/download/libro/libro_01_64kb.mp3"
 TWIN = {"train": 40, "dev": 6, "test": 8}
-TWIN_SIZES = {"all": 40, "9h": 18, "1h": 6, "10h": 24, "dev": 6, "test": 8}
+TWIN_LIMITED = {"9h": 18, "1h": 6, "10h": 24}
 
 
 @CORPORA.register("mls")
@@ -78,7 +78,7 @@ class MLS(PublishedCorpus):
         return total(SIZES, options)
 
     def twin_expected(self, task, options) -> dict[str, int]:
-        return total({"it": TWIN_SIZES}, options)
+        return total({"it": twin_sizes(TWIN)}, options)
 
     def set_of(self, task, utterance) -> str:
         return utterance.language
@@ -176,13 +176,18 @@ def from_row(row: dict, language: str) -> Utterance:
                           group=f"{speaker}-{book}")
 
 
-def twin(root: Path, folder: str, seed: int, sentence=sentences) -> list[Spoken]:
+def twin_sizes(sizes: dict) -> dict[str, int]:
+    """Utterances of each subset and of dev and test, of a twin with these `sizes`."""
+    return {"all": sizes["train"], "dev": sizes["dev"], "test": sizes["test"], **TWIN_LIMITED}
+
+
+def twin(root: Path, folder: str, seed: int, sentence=sentences, sizes=None) -> list[Spoken]:
     """Writes the tables of mls_italian below root/folder; what is to be spoken, paths below root."""
     rng, spoken, meta = random.Random(f"mls:{seed}"), [], []
     top = Path(folder) / "mls_italian"
-    numbers = iter(rng.sample(range(100, 13000), 40))
-    for split, count in TWIN.items():
-        speakers = {next(numbers): voice for voice in voices(split)[:8]}
+    numbers = iter(rng.sample(range(100, 13000), 80))
+    for split, count in (sizes or TWIN).items():
+        speakers = {next(numbers): voice for voice in crowd(split)[::2]}
         meta += [f"{number:>6} | {gender(voice)} | {split} | {voice.name}" for number, voice in speakers.items()]
         lines = []
         for place in range(count):

@@ -30,11 +30,11 @@ class FitOptions:
 def fit(classifier, states: list[torch.Tensor], targets: list[int], dev_states, dev_targets, options: FitOptions) -> list[dict]:
     """Leaves the classifier with its best weights on dev; returns the losses of every epoch.
 
-    states: [t, d] of each stretch; targets: index of its label.
+    states: [t, d] of each stretch, of any float type; targets: index of its label.
     """
     classifier.standardise(states)
     if classifier.only_mean:
-        states, dev_states = ([rows.mean(0, keepdim=True) for rows in part] for part in (states, dev_states))
+        states, dev_states = ([rows.float().mean(0, keepdim=True) for rows in part] for part in (states, dev_states))
     draws = torch.Generator().manual_seed(options.seed)
     shares = sampling_shares(targets, options.balanced)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
@@ -85,4 +85,4 @@ def logits_of(classifier, states: list[torch.Tensor], batch_size: int = 64) -> t
 
 def padded(states: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """(states [b, longest, d], lengths [b])"""
-    return (torch.nn.utils.rnn.pad_sequence(states, batch_first=True), torch.tensor([len(rows) for rows in states]))
+    return (torch.nn.utils.rnn.pad_sequence(states, batch_first=True).float(), torch.tensor([len(rows) for rows in states]))

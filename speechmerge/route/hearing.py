@@ -48,8 +48,9 @@ def beginning(model, example, hearing: Hearing) -> Stretch:
     return Stretch(example, 0.0, min(whole, hearing.seconds) if hearing.seconds else whole)
 
 
-def hear(model, task, stretches: list[Stretch], hearing: Hearing, cache, batch_size: int = 32) -> list[torch.Tensor]:
-    """One tensor [t, d] (float32, CPU) for each stretch; the same in any batch, since batches have one length."""
+def hear(model, task, stretches: list[Stretch], hearing: Hearing, cache, batch_size: int = 32,
+         dtype=torch.float32) -> list[torch.Tensor]:
+    """One tensor [t, d] on the CPU for each stretch; the same in any batch, since batches have one length."""
     found = [None] * len(stretches)
     with short_context(model, hearing):
         shapes = [(model.context_frames(s.seconds), model.prefix_length(s.example, task)) for s in stretches]
@@ -57,7 +58,7 @@ def hear(model, task, stretches: list[Stretch], hearing: Hearing, cache, batch_s
             batch = model.collate([item_of(model, stretches[i], cache) for i in indices], task)
             states, lengths = model.encoder_states(batch, hearing.layer)
             for index, rows, length in zip(indices, averaged(states, lengths, hearing.stride), lengths.tolist()):
-                found[index] = rows[: -(-length // hearing.stride)].float().cpu()
+                found[index] = rows[: -(-length // hearing.stride)].to("cpu", dtype, copy=True)
     return found
 
 
@@ -91,7 +92,7 @@ def short_context(model, hearing: Hearing):
 
 
 def remembered(folder, key: dict, compute) -> list[torch.Tensor]:
-    """compute(), unless the states of this key lie in `folder`; kept as float16."""
+    """compute(), unless the states of this key lie in `folder`; float16, on disk and in memory."""
     path = Path(folder) / f"{fingerprint(key)[:24]}.safetensors"
     if not path.is_file():
         found = compute()
@@ -99,5 +100,5 @@ def remembered(folder, key: dict, compute) -> list[torch.Tensor]:
         with atomic_file(path, "wb") as file:
             file.write(save({"rows": torch.cat(found).half(), "lengths": lengths}))
     kept = load_file(path)
-    return list(kept["rows"].float().split(kept["lengths"].tolist()))
+    return list(kept["rows"].split(kept["lengths"].tolist()))
 

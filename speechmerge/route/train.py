@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
+from speechmerge.data.augment import Augmentation
 from speechmerge.data.batching import FeatureCache
 from speechmerge.data.directory import DataDir
 from speechmerge.done import is_done, mark_done, step_key
 from speechmerge.errors import SpeechMergeError, UsageError
 from speechmerge.files import read_json, write_json
+from speechmerge.options import check_speeds
 from speechmerge.provenance import provenance
 from speechmerge.route.calibration import calibration_error, temperature
 from speechmerge.route.classifiers import CLASSIFIERS
@@ -33,20 +35,29 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """crops: random stretches of each training utterance beside its beginning, of `crop_seconds` (shortest, longest)."""
+    """utterances: of each label, the most that are trained on, drawn; 0: all.
+
+    crops: random stretches of each training utterance beside its beginning, of `crop_seconds` (shortest, longest), each at
+    one of `speeds` (Ko et al. 2015): other voices than there are speakers.
+    """
 
     classifier: str = "linear"
     classifier_options: dict = field(default_factory=dict)
     labels_from: str = "set"
+    utterances: int = 1000
     hearing: Hearing = Hearing()
     crops: int = 2
     crop_seconds: tuple[float, float] = (1.0, 5.0)
+    speeds: tuple[float, ...] = ()
     fit: FitOptions = FitOptions()
 
     def __post_init__(self):
         shortest, longest = self.crop_seconds
         if not 0 < shortest <= longest or self.crops < 0:
             raise UsageError(f"router: {self.crops} crops of {shortest} to {longest} s; expected a number from 0 and rising seconds")
+        if self.utterances < 0:
+            raise UsageError(f"router: {self.utterances} utterances of each label, expected at least 1, or 0 for all")
+        check_speeds(self.speeds)
 
 
 @dataclass(frozen=True)
@@ -110,13 +121,17 @@ def train_router(model, sets: list[str], data: Path, splits: tuple[str, str, lis
 def fitted(model, read: dict[str, Heard], train: str, dev: str, output_dir: Path, recipe: Recipe) -> tuple[Router, dict]:
     labels = sorted(set(read[train].labels))
     check_labels(labels, read, train)
+    read = {**read, train: some(read[train], recipe)}
     cache, folder = FeatureCache(), output_dir.parent / ".states"
 
     def states(split, stretches, name):
         key = {"base": model.fingerprint(), "dtype": str(model.dtype), "data": read[split].prints, "hearing": asdict(recipe.hearing),
                "stretches": [(s.example.id, s.start, s.seconds) for s in stretches]}
+        speeds = [getattr(s.example.audio[0], "speed", 1.0) for s in stretches]
+        if set(speeds) != {1.0}:
+            key["speeds"] = speeds
         log.info("router: %d stretches of %s, %s", len(stretches), split, name)
-        return remembered(folder, key, lambda: hear(model, listening_task(), stretches, recipe.hearing, cache))
+        return remembered(folder, key, lambda: hear(model, listening_task(), stretches, recipe.hearing, cache, dtype=torch.float16))
 
     whole = {split: [beginning(model, example, recipe.hearing) for example in heard.examples] for split, heard in read.items()}
     stretches = whole[train] + crops(model, read[train].examples, recipe)
@@ -147,13 +162,30 @@ def check_labels(labels: list[str], read: dict[str, Heard], train: str):
                                        f"{train} does not have ({', '.join(labels)})")
 
 
+def some(heard: Heard, recipe: Recipe) -> Heard:
+    """Of each label the `recipe.utterances` that its seed draws."""
+    if not recipe.utterances:
+        return heard
+    places, kept = {}, []
+    for place, label in enumerate(heard.labels):
+        places.setdefault(label, []).append(place)
+    for label, own in sorted(places.items()):
+        if len(own) > recipe.utterances:
+            log.info("router: %d of %d utterances of %s to train on (--utterances)", recipe.utterances, len(own), label)
+            own.sort(key=lambda place: random.Random(f"{recipe.fit.seed}/{heard.ids[place]}").random())
+        kept += own[: recipe.utterances]
+    kept.sort()
+    return Heard([heard.examples[place] for place in kept], [heard.labels[place] for place in kept], heard.prints)
+
+
 def crops(model, examples, recipe: Recipe) -> list[Stretch]:
     """`recipe.crops` rounds of one random stretch of every utterance, the same for the same seed and id."""
     shortest, longest = recipe.crop_seconds
-    found = []
+    augmentation, found = Augmentation(recipe.speeds, seed=recipe.fit.seed), []
     for round_ in range(recipe.crops):
         for example in examples:
             draw = random.Random(f"{recipe.fit.seed}/{round_}/{example.id}")
+            example = augmentation.at_speed(example, round_, model.seconds(example), model.full_seconds)
             whole = min(model.seconds(example), model.full_seconds)
             length = min(draw.uniform(shortest, longest), whole)
             found.append(Stretch(example, draw.uniform(0, whole - length), length))

@@ -25,7 +25,7 @@ def add_arguments(parser):
 
 
 def add_classifier_arguments(group):
-    group.add_argument("--classifier", default="linear", help="linear, cnn, lstm, attention (speechmerge list classifiers)")
+    group.add_argument("--classifier", default="linear", help="linear, statistics, cnn, lstm, attention (speechmerge list classifiers)")
     group.add_argument("--classifier-options", type=mapping_or_value, default={}, help="such as {hidden: [256, 128], dropout: 0.3}")
     group.add_argument("--labels-from", default="set", help="set: the set that an utterance comes from; language: utt2lang; "
                        "or another column, utt2<name>")
@@ -36,6 +36,9 @@ def add_classifier_arguments(group):
     group.add_argument("--step", type=float, default=1.0, help="seconds: the encoder's context is a multiple of it")
     group.add_argument("--crops", type=int, default=2, help="random stretches of each training utterance, beside its beginning")
     group.add_argument("--crop-seconds", nargs=2, type=float, default=[1.0, 5.0], help="their shortest and longest")
+    group.add_argument("--speeds", nargs="*", action=CommaList, item=float, default=[],
+                       help="of which each of these stretches gets one, as 0.9 1.0 1.1: other voices (0.5 to 2)")
+    group.add_argument("--utterances", type=int, default=1000, help="of each label to train on, drawn; 0: all")
     group.add_argument("--epochs", type=int, default=60, help="at most")
     group.add_argument("--patience", type=int, default=8, help="epochs without gain on dev before it ends")
     group.add_argument("--batch-size", type=int, default=32, help="stretches per update")
@@ -62,8 +65,8 @@ def run(args):
 
     fit = FitOptions(args.epochs, args.patience, args.batch_size, args.learning_rate, args.weight_decay, args.balanced, args.seed)
     hearing = Hearing(args.layer, args.stride, args.seconds, args.step)
-    recipe = Recipe(args.classifier, args.classifier_options or {}, args.labels_from, hearing, args.crops,
-                    tuple(args.crop_seconds), fit)
+    recipe = Recipe(args.classifier, args.classifier_options or {}, args.labels_from, args.utterances, hearing, args.crops,
+                    tuple(args.crop_seconds), tuple(args.speeds), fit)
     splits = (args.train_split, args.dev_split, args.report_splits)
     found = train_router(model_from(args), args.tasks, args.data, splits, args.output_dir, recipe, args.force)
     names = register(args.exp_dir, Path(args.output_dir), args.strategies, args.adapters or {}, args.base_labels)

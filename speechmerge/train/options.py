@@ -2,6 +2,7 @@
 from dataclasses import asdict, dataclass
 
 from speechmerge.errors import UsageError
+from speechmerge.options import check_speeds
 
 TUNINGS = ("lora", "full", "head")
 DECAYS = ("linear", "cosine", "constant", "stable")
@@ -95,9 +96,7 @@ class TrainOptions:
             other = "--freeze-encoder-share" if self.freeze_encoder_share else f"--tuning {self.tuning}"
             raise UsageError(f"--unfreeze-every: found {self.unfreeze_every:g} with {other}, expected a share "
                              "of all steps, or steps, and nothing else that says which blocks learn")
-        for speed in self.speeds:
-            if not 0.5 <= speed <= 2 or round(speed, 2) != speed:
-                raise UsageError(f"--speeds: found {speed:g}, expected factors from 0.5 to 2 in hundredths, as 0.9")
+        check_speeds(self.speeds)
 
     def deciding(self) -> dict:
         """What changes the result; of batches, augmentation, head and Stable-FT only what is in use."""

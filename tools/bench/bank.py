@@ -7,8 +7,8 @@
 
 On a Whisper-small (random weights) with LoRA adapters of rank 16 on all 192 linear layers, random features of 3 s:
 memory    peaks of resident memory of whole processes: decoding with the model alone, with the bank, and updating layer-wise
-          coefficients of 8 adapters, without and with checkpointing of the layers
-step      one update of layer-wise coefficients of 4 adapters on the same batch: through the bank (fused_lora_linear); with
+          coefficients of as many adapters, without and with checkpointing of the layers
+step      one update of layer-wise coefficients of --count adapters (8) on the same batch: through the bank (fused_lora_linear); with
           merged weights that torch.func.functional_call is given; with fusion_bench's LayerWiseMergedModel. In one process, in
           turn, in float32 and under autocast to bfloat16. `base alone`: the base's own forward and backward pass without any
           adapter, which no way of learning through it can undercut; on few processors its products are most of a step
@@ -102,7 +102,7 @@ def process(kind: str, base: Path, adapters: list[Path]):
 
 
 def memory(args, report):
-    adapters = folders(args.work, 8)
+    adapters = folders(args.work, args.count)
     kinds = ("decode", "decode, bank", "learn", "learn, checkpointing")
     contenders = {kind: Contender([sys.executable, __file__, "--process", kind, "--base", str(base_of(args.work)), *map(str, adapters)])
                   for kind in kinds}
@@ -116,7 +116,7 @@ def step(args, report):
     import torch
 
     torch.set_num_threads(args.cpus)
-    base, adapters = base_of(args.work), folders(args.work, 4)
+    base, adapters = base_of(args.work), folders(args.work, args.count)
     ways = {"base alone": base_step, "bank": bank_step, "functional_call": functional_step, "fusion_bench": fusion_step}
     steps = {}
     for name, make in ways.items():
@@ -323,6 +323,7 @@ def main():
     measure.add_options(parser)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES, help="of the products in `step`")
+    parser.add_argument("--count", type=int, default=8, help="adapters of `memory` and `step`")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--process", help=argparse.SUPPRESS)
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)

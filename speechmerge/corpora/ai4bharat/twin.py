@@ -13,13 +13,15 @@ from speechmerge.corpora import common_voice_asr, mls
 from speechmerge.corpora.ai4bharat import indicvoices, kathbath, shrutilipi
 from speechmerge.corpora.ai4bharat.news import sentence
 from speechmerge.corpora.ai4bharat.sources import sources_of
-from speechmerge.corpora.twins import Spoken, gender, speak, voices, write_lines
+from speechmerge.corpora.twins import Spoken, crowd, gender, speak, write_lines
 
 INDIAN = ("hi", "pa", "te")
-KATHBATH = {"train": 24, "dev": 4, "test": 6, "test_known": 4, "test_noisy": 6, "test_known_noisy": 4}
-BULLETINS, SENTENCES = 3, 4  # of Shrutilipi, and sentences in each
+KATHBATH = {"train": 64, "dev": 12, "test": 24, "test_known": 8, "test_noisy": 24, "test_known_noisy": 8}
+COMMON_VOICE = {"hi": (64, 12, 24), "pa": (64, 12, 24), "te": (64, 12, 24), "it": (110, 16, 24)}  # train, dev, test
+MLS = {"train": 110, "dev": 16, "test": 24}
+BULLETINS, SENTENCES = 5, 8  # of Shrutilipi, and sentences in each
 # IndicVoices: recordings of a speaker alone, and conversations of two tracks; stretches of the speaker in each of them
-ALONE, TALKS, STRETCHES = {"train": 6, "dev": 1}, {"train": 1, "dev": 0}, {"train": 3, "dev": 4}
+ALONE, TALKS, STRETCHES = {"train": 12, "dev": 2}, {"train": 1, "dev": 0}, {"train": 4, "dev": 4}
 # By the one who leads a recording
 ASKED = {"hi": "आज आप कहाँ हैं", "pa": "ਅੱਜ ਤੁਸੀਂ ਕਿੱਥੇ ਹੋ", "te": "ఈరోజు మీరు ఎక్కడ ఉన్నారు"}
 MIXED = {"hi": "मेरा phone ठीक है", "pa": "ਮੇਰਾ phone ਠੀਕ ਹੈ", "te": "నా phone బాగుంది"}  # a word in Latin letters
@@ -47,16 +49,16 @@ def source_counts(source: str, language: str, options) -> dict[str, int]:
     if source == "shrutilipi":
         return {"train": BULLETINS * SENTENCES}
     if source == "mls":
-        return {split: mls.TWIN_SIZES[options.mls_subset if split == "train" else split] for split in mls.SPLITS}
-    return dict(zip(common_voice_asr.TABLES, common_voice_asr.TWIN[language]))
+        return {split: mls.twin_sizes(MLS)[options.mls_subset if split == "train" else split] for split in mls.SPLITS}
+    return dict(zip(common_voice_asr.TABLES, COMMON_VOICE[language]))
 
 
 def write(root: Path, seed: int, nj: int):
     """Tables first, then the audio, then the transcripts that need its times."""
-    spoken = mls.twin(root, "mls", seed, sentence)
+    spoken = mls.twin(root, "mls", seed, sentence, MLS)
     recordings: list[Spoken] = []
-    for language in (*INDIAN, "it"):
-        spoken += common_voice_asr.twin(root, "common_voice", language, seed, sentence)
+    for language, sizes in COMMON_VOICE.items():
+        spoken += common_voice_asr.twin(root, "common_voice", language, seed, sentence, sizes)
     for language in INDIAN:
         rng = random.Random(f"ai4bharat:{language}:{seed}")
         spoken += write_kathbath(root, language, rng, seed) + write_shrutilipi(root, language, rng, seed)
@@ -69,12 +71,12 @@ def write(root: Path, seed: int, nj: int):
 
 def write_kathbath(root: Path, language: str, rng, seed: int) -> list[Spoken]:
     spoken, numbers = [], {}
-    for place, voice in enumerate([*voices("train"), *voices("dev"), *voices("test")]):
+    for place, voice in enumerate([*crowd("train"), *crowd("dev"), *crowd("test")]):
         numbers[voice.name] = 100 + 7 * place
     for split, count in KATHBATH.items():
         name, tops = kathbath.SETS[split]
         folder, lines = Path("kathbath") / tops[0] / kathbath.LANGUAGES[language] / name, []
-        group = voices("train" if name == "test_known" else split.split("_")[0])[:8]
+        group = crowd("train" if name == "test_known" else split.split("_")[0])[::2]
         for place in range(count):
             voice, text = group[place % len(group)], sentence(language, split.split("_")[0], rng)
             clip = f"{rng.randrange(10 ** 14, 10 ** 15)}-{numbers[voice.name]}-{gender(voice).lower()}.m4a"
@@ -89,7 +91,7 @@ def write_kathbath(root: Path, language: str, rng, seed: int) -> list[Spoken]:
 def write_shrutilipi(root: Path, language: str, rng, seed: int) -> list[Spoken]:
     spoken, clips, texts = [], [], []
     folder = Path("shrutilipi") / "data" / shrutilipi.LANGUAGES[language]
-    for bulletin, voice in zip(range(BULLETINS), voices("train")[8:]):
+    for bulletin, voice in zip(range(BULLETINS), crowd("train")[1::5]):
         date = f"{language.upper()}-2021-0{bulletin + 1}-14-0700"
         for number in range(SENTENCES):
             text, clip = sentence(language, "train", rng), f"{date}/sent_{number}.wav"
@@ -107,7 +109,7 @@ def indicvoices_recordings(language: str, rng, seed: int) -> list[Spoken]:
     found = []
     for split, name in indicvoices.SETS.items():
         folder = Path("indicvoices") / indicvoices.LANGUAGES[language] / "v1" / name
-        group = iter(voices(split))
+        group = iter(crowd(split)[::3])
         for place in range(ALONE[split]):
             texts = [sentence(language, split, rng) for _ in range(STRETCHES[split])]
             if split == "train" and place == 0:

@@ -34,9 +34,11 @@ class Classifier(nn.Module):
 
     def standardise(self, states: list[torch.Tensor]):
         """Take mean and deviation of these sequences [t, d]."""
-        rows = torch.cat(states)
-        self.mean.copy_(rows.mean(0))
-        self.deviation.copy_(rows.std(0).clamp(min=1e-4))
+        count = sum(map(len, states))
+        mean = sum(rows.double().sum(0) for rows in states) / count
+        variance = sum((rows.double() - mean).square().sum(0) for rows in states) / max(count - 1, 1)
+        self.mean.copy_(mean)
+        self.deviation.copy_(variance.sqrt().clamp(min=1e-4))
 
     def forward(self, states, lengths):
         heard = (torch.arange(states.shape[1], device=states.device) < lengths[:, None])[..., None]
