@@ -135,8 +135,13 @@ def test_states_of_a_layer_are_those_of_transformers(recipe):
         found, lengths = model.encoder_states(batch, layer)
         torch.testing.assert_close(found, states)
         assert lengths.tolist() == [100, 40]
-    with pytest.raises(SpeechMergeError, match="layer 3 of an encoder of 2"):
-        model.encoder_states(batch, 3)
+    for layers in ([1], [0, 2, 1], [-1, 2, 0]):  # in one pass
+        together = list(model.layer_states(batch, layers))
+        assert [layer for layer, _, _ in together] == layers
+        assert all(torch.equal(states, model.encoder_states(batch, layer)[0]) for layer, states, _ in together)
+    for wrong in (lambda: model.encoder_states(batch, 3), lambda: list(model.layer_states(batch, [0, 3]))):
+        with pytest.raises(SpeechMergeError, match="layer 3 of an encoder of 2"):
+            wrong()
 
 
 def test_averages_leave_silence_out():

@@ -77,8 +77,7 @@ def harvest(model, sounds: list[Sound], samples: dict[tuple[str, str], Sample], 
     found = {layer: {} for layer in layers}
     for sound in sounds:
         for indices, batch in batches(model, sound.task, sound.examples, sound.cache):
-            for layer in layers:
-                states, lengths = model.encoder_states(batch, layer)
+            for layer, states, lengths in model.layer_states(batch, layers):
                 for index, own, length in zip(indices, states.float().cpu().numpy(), lengths.tolist()):
                     key = (sound.name, sound.examples[index].id)
                     found[layer][key] = picked(samples[key], own[:length])

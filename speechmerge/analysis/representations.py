@@ -88,9 +88,7 @@ def drawn(model, sounds, layers: list[int], rounds: int, seed: int) -> dict:
     for task, examples, cache in sounds:
         rows = {layer: [None] * len(examples) for layer in layers}
         for indices, batch in batches(model, task, examples, cache):
-            for layer in layers:
-                with torch.inference_mode():
-                    states, lengths = model.encoder_states(batch, layer)
+            for layer, states, lengths in model.layer_states(batch, layers):
                 for index, own, length in zip(indices, states.float().cpu(), lengths.tolist()):
                     draw = random.Random(f"{seed}/{examples[index].id}")
                     places = [int((turn + draw.random()) / rounds * length) for turn in range(rounds)]

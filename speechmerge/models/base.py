@@ -210,6 +210,12 @@ class SpeechModel:
         raise SpeechMergeError(f"{self.source}: models of the family {self.family} give no states of single layers, so "
                                "there is nothing for a router to hear; train routers on a Whisper")
 
+    def layer_states(self, batch: dict, layers: list[int]):
+        """(layer, states, positions that hold sound) of each of `layers`, as encoder_states; families that can compute them
+        in one pass."""
+        for layer in layers:
+            yield layer, *self.encoder_states(batch, layer)
+
     def generate(self, batch: dict, task, num_beams: int = 1) -> list[str]:
         raise NotImplementedError
 

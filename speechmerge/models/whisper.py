@@ -237,12 +237,24 @@ class Whisper(SpeechModel):
 
     @torch.inference_mode()
     def encoder_states(self, batch, layer):
+        depth = self._layer(layer)
+        features = batch["input_features"].to(self.device)
+        found = self.core.model.encoder(features, depth=None if layer == -1 else depth).last_hidden_state
+        return found, batch["positions"]
+
+    @torch.inference_mode()
+    def layer_states(self, batch, layers):
+        encoder, deepest = self.core.model.encoder, max(map(self._layer, layers))
+        states = encoder(batch["input_features"].to(self.device), depth=deepest, output_hidden_states=True).hidden_states
+        for layer in layers:
+            yield layer, encoder.layer_norm(states[-1]) if layer == -1 else states[layer], batch["positions"]
+
+    def _layer(self, layer: int) -> int:
+        """How many blocks it needs."""
         depth = len(self.core.model.encoder.layers)
         if not -1 <= layer <= depth:
             raise SpeechMergeError(f"{self.source}: layer {layer} of an encoder of {depth}; expected 0 to {depth}, or -1")
-        features = batch["input_features"].to(self.device)
-        found = self.core.model.encoder(features, depth=None if layer == -1 else layer).last_hidden_state
-        return found, batch["positions"]
+        return depth if layer == -1 else layer
 
     @torch.inference_mode()
     def generate(self, batch, task, num_beams=1):

@@ -20,7 +20,7 @@ class AnyLengthEncoder(WhisperEncoder):
         """(batch, mels, frames), frames <= 2 * positions -> last_hidden_state (batch, ceil(frames / 2), d).
 
         output_hidden_states: also the input of the first layer and the output of every layer, the last one normalised.
-        depth: stop after so many layers; last_hidden_state is then what they give, not normalised.
+        depth: stop after so many layers; what they give is then not normalised.
         """
         hidden = nn.functional.gelu(self.conv1(input_features))
         hidden = nn.functional.gelu(self.conv2(hidden)).permute(0, 2, 1)
@@ -38,7 +38,7 @@ class AnyLengthEncoder(WhisperEncoder):
             if states is not None:
                 states.append(hidden)
         if depth is not None:
-            return BaseModelOutput(last_hidden_state=hidden)
+            return BaseModelOutput(last_hidden_state=hidden, hidden_states=states and tuple(states))
         hidden = self.layer_norm(hidden)
         return BaseModelOutput(last_hidden_state=hidden, hidden_states=states and (*states[:-1], hidden))
 
