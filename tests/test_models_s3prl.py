@@ -101,6 +101,11 @@ def test_states_are_those_of_transformers(bases, data, kind, large):
         states, lengths = model.encoder_states({"waves": wave, "lengths": torch.tensor([wave.shape[1]])}, layer)
         wanted = expected.last_hidden_state if layer < 0 else expected.hidden_states[layer]
         assert torch.allclose(states, wanted, atol=1e-5) and lengths.tolist() == [wanted.shape[1]]
+    together = {layer: states for layer, states, _ in model.layer_states(
+        {"waves": wave, "lengths": torch.tensor([wave.shape[1]])}, [2, -1, 0])}
+    assert together.keys() == {2, -1, 0} and all(
+        torch.allclose(together[layer], expected.hidden_states[layer] if layer >= 0 else expected.last_hidden_state, atol=1e-5)
+        for layer in together)
 
 
 @pytest.mark.parametrize("kind, large", KINDS)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from speechmerge.errors import SpeechMergeError, UsageError
-from speechmerge.files import read_json, write_json
+from speechmerge.files import read_json
 from speechmerge.models.base import FAMILIES, Context, Item, SpeechModel
 from speechmerge.models.loading import Loading, named_layers, pick_device, pretrained_options, require_files
 from speechmerge.models.s3prl.ctc import beam_search, greedy, needed_frames, text_scores
@@ -21,13 +21,12 @@ from speechmerge.models.s3prl.heads import (DEFAULT_HEADS, FILE, IGNORED, WEIGHT
                                             spec_for, split, units_of)
 from speechmerge.models.s3prl.hub import PREFIX, RATE, load_hub, parse
 from speechmerge.models.s3prl.network import SHORTEST, Network, Waves, make_length_aware
-from speechmerge.models.s3prl.plain import fetched, plain_folder
+from speechmerge.models.s3prl.plain import AS_FINE_TUNED, fetched, plain_folder, save_plain
 from speechmerge.registry import nearest
 
 CLASSES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 BUCKET = 25  # frames (0.5 s) within which lengths count as equal for batches
-AS_FINE_TUNED = {"layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
 
 @FAMILIES.register("s3prl")
@@ -140,20 +139,9 @@ class Upstream(SpeechModel):
         if self.tuning == "lora":
             save_adapter(self.module.body.upstream, folder)
         elif self.tuning == "full":
-            self._save_upstream(folder)
+            save_plain(self.core, self.feature_extractor, self.path, folder)
         if self.head is not None:
             save_head(self.head, folder)
-
-    def _save_upstream(self, folder: Path):
-        """A plain upstream. Of layerdrop and masks, its config.json says what the base's says."""
-        self.core.save_pretrained(folder, save_original_format=False)
-        self.feature_extractor.save_pretrained(folder)
-        before, now = read_json(self.path / "config.json"), read_json(folder / "config.json")
-        for name in AS_FINE_TUNED:
-            now.pop(name, None)
-            if name in before:
-                now[name] = before[name]
-        write_json(folder / "config.json", now)
 
     def restore(self, folder):
         """Continue from what `save` wrote."""
@@ -345,12 +333,16 @@ class Upstream(SpeechModel):
         heard = torch.arange(states.shape[2], device=states.device) < lengths[:, None]
         return ((states[:, -1].float() * heard[..., None]).sum(1) / lengths[:, None]).cpu()
 
-    @torch.inference_mode()
     def encoder_states(self, batch, layer):
-        """All blocks are computed, also those above `layer`; padding ends in no row's states."""
+        return next(self.layer_states(batch, [layer]))[1:]
+
+    @torch.inference_mode()
+    def layer_states(self, batch, layers):
+        """All blocks are computed, also those above; padding ends in no row's states."""
         waves, lengths = batch["waves"].to(self.device), batch["lengths"].to(self.device)
-        states, lengths = self.module.eval().body(waves, lengths, layer >= 0)
-        return states[:, layer], lengths
+        for every in sorted({layer >= 0 for layer in layers}):
+            states, heard = self.module.eval().body(waves, lengths, every)
+            yield from ((layer, states[:, layer], heard) for layer in layers if (layer >= 0) == every)
 
     @torch.inference_mode()
     def _output(self, batch):

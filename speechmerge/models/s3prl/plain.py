@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 
 from speechmerge.errors import SpeechMergeError
-from speechmerge.files import atomic_dir
+from speechmerge.files import atomic_dir, read_json, write_json
 from speechmerge.models.base import HUB_FILES, HUB_ID, _from_hub
 from speechmerge.storage.checkpoint import Checkpoint, model_fingerprint
 
 log = logging.getLogger(__name__)
+AS_FINE_TUNED = {"layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 KINDS = ("hubert", "wav2vec2", "wavlm")  # words in hub ids
 PICKLED = ("pytorch_model.bin", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
@@ -65,3 +66,15 @@ def _write_plain(path: Path, kind, target: Path):
                                f"{kind.__name__}? copy the whole folder again")
     core.save_pretrained(target, save_original_format=False)
     AutoFeatureExtractor.from_pretrained(path).save_pretrained(target)
+
+
+def save_plain(network, feature_extractor, base: Path, folder: Path):
+    """A fine-tuned upstream as a folder. Of layerdrop and masks, its config.json says what that of `base` says."""
+    network.save_pretrained(folder, save_original_format=False)
+    feature_extractor.save_pretrained(folder)
+    before, now = read_json(base / "config.json"), read_json(folder / "config.json")
+    for name in AS_FINE_TUNED:
+        now.pop(name, None)
+        if name in before:
+            now[name] = before[name]
+    write_json(folder / "config.json", now)
