@@ -374,12 +374,31 @@ def test_what_goes_wrong_with_a_download(server, tmp_path):
 
 @pytest.mark.parametrize("members,links", [
     ({"../outside": b"1"}, {}), ({"tiny/../../outside": b"1"}, {}), ({}, {"tiny/link": "/etc"}), ({}, {"tiny/link": "../../up"})])
-def test_archives_that_would_leave_their_folder(members, links, server, tmp_path):
+@pytest.mark.parametrize("python", ["own", "old"])
+def test_archives_that_would_leave_their_folder(members, links, python, server, tmp_path, monkeypatch):
+    if python == "old":
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
     tar(tmp_path / "web/a.tar.gz", {"tiny/x": b"1", **members}, links=links)
     with pytest.raises(SpeechMergeError, match="cannot be unpacked"):
         fetch_all([Archive(f"{server.url}/a.tar.gz", "tiny")], tmp_path / "deep/got")
     assert not (tmp_path / "deep/outside").exists() and not (tmp_path / "outside").exists()
     assert not (tmp_path / "deep/got/tiny").exists()
+
+
+def test_what_old_pythons_unpack(server, tmp_path, monkeypatch):
+    """The same as others, and nothing through a link that the archive brings itself."""
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    tar(tmp_path / "web/a.tar.gz", {"tiny/x": b"1", "/tiny/deep/y": b"2"}, links={"tiny/link": "x"})
+    fetch_all([Archive(f"{server.url}/a.tar.gz", "tiny")], tmp_path / "got")
+    tiny = tmp_path / "got/tiny"
+    assert (tiny / "link").read_bytes() == (tiny / "x").read_bytes() == b"1" and (tiny / "deep/y").read_bytes() == b"2"
+    assert (tiny / "x").stat().st_mode & 0o777 == 0o644
+    with tarfile.open(tmp_path / "web/pipe.tar.gz", "w:gz") as file:
+        pipe = tarfile.TarInfo("tiny/pipe")
+        pipe.type = tarfile.FIFOTYPE
+        file.addfile(pipe)
+    with pytest.raises(SpeechMergeError, match="neither file nor folder nor link"):
+        fetch_all([Archive(f"{server.url}/pipe.tar.gz", "tiny")], tmp_path / "other")
 
 
 def test_zips_single_files_and_archives_without_a_folder(server, tmp_path):

@@ -127,7 +127,7 @@ def unpack(file: Path, into: Path, makes: Path):
                 opened.extractall(beside)  # drops drive letters and `..`
         else:
             with tarfile.open(file) as opened:
-                opened.extractall(beside, filter="data")
+                extract(opened, beside)
         move_into(beside, into)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
         raise SpeechMergeError(f"{file}: cannot be unpacked ({error}); delete it and {AGAIN}") from error
@@ -135,6 +135,25 @@ def unpack(file: Path, into: Path, makes: Path):
         shutil.rmtree(beside, ignore_errors=True)
     if not makes.exists():
         raise SpeechMergeError(f"{file}: does not hold {makes.name}; is it the archive of another release?")
+
+
+def extract(opened: tarfile.TarFile, into: Path):
+    """As Python's own filter `data`, which Pythons before 3.10.12 and 3.11.4 lack (Debian 12 has 3.11.2)."""
+    if hasattr(tarfile, "data_filter"):
+        opened.extractall(into, filter="data")
+        return
+    for member in opened:
+        member.name = member.name.lstrip("/")
+        places = [into / member.name]
+        if member.issym() or member.islnk():
+            places.append((places[0].parent if member.issym() else into) / member.linkname)
+        elif not (member.isreg() or member.isdir()):
+            raise tarfile.TarError(f"{member.name} is neither file nor folder nor link")
+        for place in places:  # as the disk has it: an earlier member may be a link
+            if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(into)):
+                raise tarfile.TarError(f"{member.name} would leave the folder")
+        member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+        opened.extract(member, into, numeric_owner=True)
 
 
 def move_into(source: Path, target: Path):
