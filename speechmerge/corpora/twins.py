@@ -58,8 +58,8 @@ def sentences(language: str, split: str, rng: random.Random, longest: int = 48) 
 def crowd(split: str) -> list[Speaker]:
     """The voices of a corpus of many people: to train on those of the mini base, too, which no dev or test set has.
 
-    Without `shelby`, whose second formant is raised by 40 % while its first is lowered: no vocal tract does that, and an
-    ear follows it by its sentences, not by its vowels.
+    Without `shelby`, whose second formant is raised by 40 % while its first is lowered: no vocal tract does that, and its
+    vowels are others.
     """
     found = voices(split) + (voices("base") if split == "train" else [])
     return [voice for voice in found if voice.variant != "shelby"]
