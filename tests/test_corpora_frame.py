@@ -3,6 +3,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import tarfile
 import threading
 import zipfile
@@ -300,7 +301,7 @@ def tar(path, members, **more):
     with tarfile.open(path, "w:gz") as file:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            info.size, info.uid = len(data), 12345
             file.addfile(info, io.BytesIO(data))
         for name, target in more.get("links", {}).items():
             info = tarfile.TarInfo(name)
@@ -392,7 +393,7 @@ def test_what_old_pythons_unpack(server, tmp_path, monkeypatch):
     fetch_all([Archive(f"{server.url}/a.tar.gz", "tiny")], tmp_path / "got")
     tiny = tmp_path / "got/tiny"
     assert (tiny / "link").read_bytes() == (tiny / "x").read_bytes() == b"1" and (tiny / "deep/y").read_bytes() == b"2"
-    assert (tiny / "x").stat().st_mode & 0o777 == 0o644
+    assert (tiny / "x").stat().st_mode & 0o777 == 0o644 and (tiny / "x").stat().st_uid == os.getuid()
     with tarfile.open(tmp_path / "web/pipe.tar.gz", "w:gz") as file:
         pipe = tarfile.TarInfo("tiny/pipe")
         pipe.type = tarfile.FIFOTYPE

@@ -155,7 +155,7 @@ def heard_of(recipe, split: str = "train"):
 
 def test_some_utterances_of_every_label(recipe):
     everything = heard_of(recipe)
-    found = {seed: some(everything, Recipe(utterances=3, fit=FitOptions(seed=seed))) for seed in (1, 1, 2)}
+    found = {seed: some(everything, Recipe(utterances=3, fit=FitOptions(seed=seed))) for seed in (1, 2)}
     for own in found.values():
         assert Counter(own.labels) == {"low": 3, "high": 3}
         assert all(id.startswith(label) for id, label in zip(own.ids, own.labels))

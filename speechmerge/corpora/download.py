@@ -153,6 +153,7 @@ def extract(opened: tarfile.TarFile, into: Path):
             if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(into)):
                 raise tarfile.TarError(f"{member.name} would leave the folder")
         member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+        member.uid, member.gid = os.getuid(), os.getgid()
         opened.extract(member, into, numeric_owner=True)
 
 

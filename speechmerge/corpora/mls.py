@@ -181,12 +181,12 @@ def twin_sizes(sizes: dict) -> dict[str, int]:
     return {"all": sizes["train"], "dev": sizes["dev"], "test": sizes["test"], **TWIN_LIMITED}
 
 
-def twin(root: Path, folder: str, seed: int, sentence=sentences, sizes=None) -> list[Spoken]:
+def twin(root: Path, folder: str, seed: int, sentence=sentences, sizes=TWIN) -> list[Spoken]:
     """Writes the tables of mls_italian below root/folder; what is to be spoken, paths below root."""
     rng, spoken, meta = random.Random(f"mls:{seed}"), [], []
     top = Path(folder) / "mls_italian"
     numbers = iter(rng.sample(range(100, 13000), 80))
-    for split, count in (sizes or TWIN).items():
+    for split, count in sizes.items():
         speakers = {next(numbers): voice for voice in crowd(split)[::2]}
         meta += [f"{number:>6} | {gender(voice)} | {split} | {voice.name}" for number, voice in speakers.items()]
         lines = []

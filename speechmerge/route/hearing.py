@@ -58,7 +58,7 @@ def hear(model, task, stretches: list[Stretch], hearing: Hearing, cache, batch_s
             batch = model.collate([item_of(model, stretches[i], cache) for i in indices], task)
             states, lengths = model.encoder_states(batch, hearing.layer)
             for index, rows, length in zip(indices, averaged(states, lengths, hearing.stride), lengths.tolist()):
-                found[index] = rows[: -(-length // hearing.stride)].to("cpu", dtype, copy=True)
+                found[index] = rows[: -(-length // hearing.stride)].to("cpu", dtype)
     return found
 
 

@@ -126,10 +126,7 @@ def fitted(model, read: dict[str, Heard], train: str, dev: str, output_dir: Path
 
     def states(split, stretches, name):
         key = {"base": model.fingerprint(), "dtype": str(model.dtype), "data": read[split].prints, "hearing": asdict(recipe.hearing),
-               "stretches": [(s.example.id, s.start, s.seconds) for s in stretches]}
-        speeds = [getattr(s.example.audio[0], "speed", 1.0) for s in stretches]
-        if set(speeds) != {1.0}:
-            key["speeds"] = speeds
+               "stretches": [(s.example.id, s.start, s.seconds, getattr(s.example.audio[0], "speed", 1.0)) for s in stretches]}
         log.info("router: %d stretches of %s, %s", len(stretches), split, name)
         return remembered(folder, key, lambda: hear(model, listening_task(), stretches, recipe.hearing, cache, dtype=torch.float16))
 

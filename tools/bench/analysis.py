@@ -7,7 +7,6 @@
 Each kind of `speechmerge analyze` that reads weights alone, with its shipped options, pictures and tables included; beside them the
 time that Python needs to import torch.
 """
-import argparse
 import sys
 
 import measure
@@ -42,12 +41,7 @@ def table(rows: dict) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    measure.add_options(parser, runs=3)
-    parser.add_argument("--cpus", type=int, default=2, help="processors and threads (default: 2)")
-    args = parser.parse_args()
-    args.work = args.work.resolve()
-    measure.whole_processes(args, "analysis", "Analyses of eight adapters' weights", contenders(args.work), table)
+    measure.whole_processes(__doc__, "analysis", "Analyses of eight adapters' weights", contenders, table, runs=3)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ mapped input files) and the peak of private memory (anonymous and shared-memory 
 process and its children, sampled from /proc every 10 ms. The page cache is warm; dirty pages are written out between
 runs.
 """
+import argparse
 import contextlib
 import datetime
 import fcntl
@@ -241,19 +242,26 @@ def _footer(about: dict) -> str:
     return f"`{about['command']}`\n\n{first}; " + ", ".join(f"{name} {version}" for name, version in machine.items())
 
 
-# options that all benchmarks share
-
-def whole_processes(args, name: str, title: str, contenders: dict[str, Contender], table, warm_up: bool = False):
-    """A benchmark that is nothing but commands in turn: --runs of each, kept and shown. warm_up: one of each before."""
+def whole_processes(about: str, name: str, title: str, contenders, table, runs: int, warm_up: bool = False):
+    """A benchmark that is nothing but commands in turn, its command line (described by `about`) included: --runs of each of
+    `contenders(work)`, kept and shown. warm_up: one of each before."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, runs)
+    parser.add_argument("--cpus", type=int, default=2, help="processors and threads (default: 2)")
+    args = parser.parse_args()
+    args.work = args.work.resolve()
+    found = contenders(args.work)
     alone(args.work)
     if warm_up:
         print("one run of each first, which does not count", flush=True)
-        alternate(contenders, 1, args.cpus, args.work)
+        alternate(found, 1, args.cpus, args.work)
     report = Report(args.results, name, title, table)
-    samples = alternate(contenders, args.runs, args.cpus, args.work)
+    samples = alternate(found, args.runs, args.cpus, args.work)
     report.put({label: row(runs) for label, runs in samples.items()})
     report.show()
 
+
+# options that all benchmarks share
 
 def add_options(parser, runs=5):
     parser.add_argument("--runs", type=int, default=runs, help=f"runs of each contender (default: {runs})")

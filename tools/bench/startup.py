@@ -4,7 +4,6 @@
     tools/bench/.venv/bin/python tools/bench/make_models.py hubert whisper-small
     tools/bench/.venv/bin/python tools/bench/startup.py
 """
-import argparse
 import sys
 
 import measure
@@ -54,12 +53,7 @@ def table(rows: dict) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    measure.add_options(parser, runs=11)
-    parser.add_argument("--cpus", type=int, default=2, help="processors and threads (default: 2)")
-    args = parser.parse_args()
-    args.work = args.work.resolve()
-    measure.whole_processes(args, "startup", "Time to an answer", contenders(args.work), table, warm_up=True)
+    measure.whole_processes(__doc__, "startup", "Time to an answer", contenders, table, runs=11, warm_up=True)
 
 
 if __name__ == "__main__":
